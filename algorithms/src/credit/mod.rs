@@ -1,0 +1,19 @@
+//! Stage `credit`: weights that spread a rollout's advantage over its tokens.
+
+use crate::{Batch, Metrics, Needs, Result, State};
+
+/// Turns what the scoring pass saw into token weights.
+pub trait Credit: State + Send {
+    /// Columns it needs from the scoring pass.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Whether it reads the verdict.
+    fn reads_verdict(&self) -> bool {
+        false
+    }
+
+    /// Fills `batch.credit`; leaves it `None` where every weight is 1.
+    fn apply(&mut self, batch: &mut Batch) -> Result<Metrics>;
+}

@@ -1,0 +1,72 @@
+//! Stage `objective`: a loss over leaves, the values that a model gives for each row of a batch.
+//!
+//! An objective never sees a model. It is handed leaf tensors (log-probs, entropies, scores) and
+//! returns a scalar; the caller takes the gradient at the leaves and pulls it back through the
+//! model. Losses that couple every row of a batch are therefore exact whatever the micro-batch.
+
+use candle_core::Tensor;
+
+use crate::{Batch, Metrics, Needs, Result, State};
+
+/// The values that a model gives for a batch; f64 on the CPU, variables where gradients are wanted.
+#[derive(Debug, Clone)]
+pub struct Leaves {
+    /// Log-prob of each completion token at the sampling temperature, [N,T]. Masked entries are
+    /// arbitrary finite numbers.
+    pub logp: Tensor,
+    /// Entropy of each next-token distribution in nats, [N,T], if declared as a leaf.
+    pub entropy: Option<Tensor>,
+    /// Divergence from a teacher, [N,T], if declared.
+    pub divergence: Option<Tensor>,
+    /// Scalar score of each row, [N], if declared.
+    pub score: Option<Tensor>,
+}
+
+/// A loss and what to report of it.
+#[derive(Debug, Clone)]
+pub struct Loss {
+    /// The scalar to minimise, f64, with the leaves in its history.
+    pub value: Tensor,
+    /// What to report; the loop adds `objective/<variant>/`.
+    pub metrics: Metrics,
+}
+
+/// Which columns of the batch an objective uses. A section of the config that nothing reads is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// The advantage stage's result.
+    pub advantage: bool,
+    /// The credit stage's result.
+    pub credit: bool,
+    /// The verdict.
+    pub verdict: bool,
+    /// The raw scores.
+    pub scores: bool,
+}
+
+/// A loss over leaves.
+pub trait Objective: State + Send {
+    /// What it needs of the scoring pass and of the leaves.
+    fn needs(&self) -> Needs;
+
+    /// What it uses of the batch.
+    fn reads(&self) -> Reads;
+
+    /// Whether a row's gradient depends on other rows' leaves, beyond the step's [`crate::batch::Totals`].
+    ///
+    /// If not, the loss of a batch is the sum of the losses of its micro-batches.
+    fn couples_rows(&self) -> bool;
+
+    /// Looks at a whole rollout batch once, before its first update.
+    fn prepare(&mut self, _batch: &Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// The loss of a batch, or of a micro-batch that carries its step's totals.
+    fn loss(&self, batch: &Batch, leaves: &Leaves) -> Result<Loss>;
+
+    /// Moves the objective's own state, once the optimiser has accepted the step.
+    fn commit(&mut self, _batch: &Batch, _metrics: &Metrics) -> Result<()> {
+        Ok(())
+    }
+}
