@@ -1,1 +1,3 @@
 //! candlewick.
+
+pub mod config;
