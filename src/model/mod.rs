@@ -1,0 +1,7 @@
+//! The policy: one decoder of our own, its weights, and what it reads and writes.
+
+pub mod ops;
+pub mod packed;
+pub mod params;
+pub mod spec;
+pub mod weights;
