@@ -17,6 +17,7 @@ mod run;
 mod set;
 mod shape;
 mod train;
+mod values;
 
 pub mod pending;
 
