@@ -1,5 +1,6 @@
 //! The policy: one decoder of our own, its weights, and what it reads and writes.
 
+pub mod memory;
 pub mod ops;
 pub mod packed;
 pub mod params;
