@@ -19,24 +19,30 @@ mod shape;
 mod train;
 mod values;
 
-pub mod pending;
-
+use candlewick_algorithms::advantage::AdvantageConfig;
+use candlewick_algorithms::budget::rollouts::RolloutsConfig;
+use candlewick_algorithms::budget::tokens::TokensConfig;
+use candlewick_algorithms::credit::CreditConfig;
+use candlewick_algorithms::objective::ObjectiveConfig;
+use candlewick_algorithms::prompts::PromptsConfig;
+use candlewick_rewards::RewardsConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::data::DataConfig;
 
 pub use error::{Error, Excerpt, Place, Problem};
 pub use eval::EvalConfig;
 pub use load::{Loaded, nearest};
 pub use model::{Device, Dtype, LoraConfig, ModelConfig, ReferenceConfig, Switch};
 pub use optim::{OptimConfig, Schedule};
-pub use pending::*;
 pub use rollout::{DiscreteConfig, RolloutConfig};
 pub use run::RunConfig;
 pub use shape::{Form, Key, Shape, Variant, schema};
 pub use train::{OfflineConfig, OnlineConfig, TrainConfig};
 
 /// A run of candlewick: what to train, on what, how, and how to judge it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "candlewick config")]
 pub struct Config {

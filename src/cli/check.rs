@@ -1,20 +1,19 @@
 //! `candlewick check`: what a run would do, without loading a weight.
 
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::Result;
 use candlewick::config::{Config, Kind, Offline, Online};
+use candlewick::hub::{Hub, HubError, Weights};
 use candlewick::model::memory::{self, size};
 use candlewick::model::spec::DecoderSpec;
 use console::style;
 
-use super::{ConfigArguments, table};
+use super::{ConfigArguments, Usage, table};
 
 /// Check a config: what would run, how large a step is, how much memory it takes.
 ///
-/// Reads the config, and the model's `config.json` if the checkpoint is on this machine; loads no
-/// weight and writes nothing. Prints the resolved file first, with every default filled in.
+/// Reads the config and the model's `config.json`; loads no weight and writes nothing. Prints the resolved file first, with every default filled in.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -24,6 +23,7 @@ pub(crate) struct Arguments {
 /// Prints the resolved config, the batch arithmetic and the memory estimate.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = arguments.config.load()?;
+    let spec = shape(&config)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", config.to_toml().trim_end())?;
     let (step, run) = match config.kind() {
@@ -32,7 +32,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     section(&mut out, "a step", &step)?;
     section(&mut out, "the run", &run)?;
-    memory_table(&mut out, &config)
+    memory_table(&mut out, &config, &spec)
+}
+
+/// The model's shape, from its `config.json` alone.
+fn shape(config: &Config) -> Result<DecoderSpec> {
+    let hub = Hub::from_env();
+    let found = hub.model(&config.model.path, config.model.revision.as_deref(), Weights::Skip);
+    let folder = found.map_err(|error| match error {
+        HubError::NoSuchPath { .. } => Usage(error.to_string()).into(),
+        other => anyhow::Error::from(other),
+    })?;
+    DecoderSpec::read(&folder)
 }
 
 fn section(out: &mut impl Write, title: &str, rows: &[Vec<String>]) -> Result<()> {
@@ -100,17 +111,10 @@ fn evaluations(config: &Config, steps: Option<usize>) -> Option<Vec<String>> {
     Some(line(during + 2, "evaluations", format!("before, {during} times during and after, on {}", eval.benchmarks.join(", "))))
 }
 
-/// What the run takes, part by part, if the checkpoint's shape is known here.
-fn memory_table(out: &mut impl Write, config: &Config) -> Result<()> {
-    let folder = Path::new(&config.model.path);
-    if !folder.join("config.json").is_file() {
-        writeln!(out, "\n{}", style("memory").bold())?;
-        writeln!(out, "  not known before the checkpoint `{}` is on this machine", config.model.path)?;
-        return Ok(());
-    }
-    let spec = DecoderSpec::read(folder)?;
+/// What the run takes, part by part.
+fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec) -> Result<()> {
     let machine = memory::machine();
-    let estimate = memory::estimate(config, &spec, machine.map(|(_, free)| free));
+    let estimate = memory::estimate(config, spec, machine.map(|(_, free)| free));
     let rows = |parts: &[memory::Part]| {
         parts.iter().map(|p| vec![format!("{:>9}", size(p.bytes)), p.name.into(), p.why.clone()]).collect::<Vec<_>>()
     };

@@ -6,7 +6,7 @@ use anyhow::Result;
 use candlewick::config::{Form, Key, Shape, Variant, nearest};
 use console::style;
 
-use super::list::{STAGES, first_line};
+use super::list::first_line;
 use super::{Usage, table};
 
 /// Explain a section of the config: what it does, and every key with its type and default.
@@ -56,7 +56,7 @@ fn unknown(keys: &[&str], depth: usize, at: Shape) -> anyhow::Error {
         Some(name) => format!("did you mean `{}`?", dotted(name)),
         None if depth == 0 => match variant_anywhere(keys[0]) {
             Some(path) => format!("did you mean `{path}`?"),
-            None => format!("stages: {}", STAGES.join(", ")),
+            None => format!("stages: {}", Shape::root().names().join(", ")),
         },
         None if names.is_empty() => format!("`{above}` has nothing below it"),
         None => format!("below `{above}`: {}", names.join(", ")),
@@ -67,7 +67,7 @@ fn unknown(keys: &[&str], depth: usize, at: Shape) -> anyhow::Error {
 /// The full path of a variant given by its bare name.
 fn variant_anywhere(name: &str) -> Option<String> {
     let below = |stage: &&str| Shape::find(&[stage]).ok().and_then(|s| s.child(name)).is_some();
-    STAGES.iter().find(below).map(|stage| format!("{stage}.{name}"))
+    Shape::root().names().iter().find(below).map(|stage| format!("{stage}.{name}"))
 }
 
 /// Every key: name, type, default; its text below.
@@ -77,7 +77,7 @@ fn table_keys(out: &mut impl Write, mut keys: Vec<Key>) -> Result<()> {
         Form::Choice(variants) => variants.iter().any(|v| v.settings.is_some()),
         _ => false,
     };
-    keys.sort_by_key(|key| (is_section(key), !key.is_required));
+    keys.sort_by_key(is_section);
     if keys.is_empty() {
         writeln!(out, "\nit has no keys")?;
     }

@@ -12,7 +12,7 @@ use super::table;
 pub(crate) fn run() -> Result<()> {
     let mut rows = Vec::new();
     let Form::Table(stages) = Shape::root().form() else { return Ok(()) };
-    for stage in STAGES.iter().filter_map(|name| stages.iter().find(|k| k.name == *name)) {
+    for stage in &stages {
         rows.push(vec![style(stage.name).bold().to_string(), first_line(stage.shape.doc())]);
         sections(stage.name, stage.shape, &mut rows);
     }
@@ -21,12 +21,6 @@ pub(crate) fn run() -> Result<()> {
     writeln!(out, "\nkeys of one of them: candlewick explain {}", style("objective.grpo").bold())?;
     Ok(())
 }
-
-/// The stages in the order of a run; the schema sorts them by name.
-pub(crate) const STAGES: [&str; 13] = [
-    "run", "model", "data", "prompts", "budget", "rollout", "reward", "advantage", "credit", "objective", "optim", "train",
-    "eval",
-];
 
 /// The variants of a stage, or the sections below it.
 fn sections(path: &str, shape: Shape, rows: &mut Vec<Vec<String>>) {
