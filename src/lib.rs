@@ -1,1 +1,5 @@
 //! candlewick.
+
+pub mod data;
+pub mod hub;
+pub mod model;
