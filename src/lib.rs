@@ -2,4 +2,6 @@
 //! preference optimisation and supervised fine-tuning, from a TOML file, on a Hugging Face checkpoint.
 
 pub mod config;
+pub mod data;
+pub mod hub;
 pub mod model;
