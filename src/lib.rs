@@ -2,3 +2,4 @@
 //! preference optimisation and supervised fine-tuning, from a TOML file, on a Hugging Face checkpoint.
 
 pub mod model;
+pub mod rollout;

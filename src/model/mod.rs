@@ -1,5 +1,8 @@
 //! The policy: one decoder of our own, its weights, and what it reads and writes.
 
+pub mod decoder;
+pub mod head;
+pub mod lora;
 pub mod ops;
 pub mod packed;
 pub mod params;
