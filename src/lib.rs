@@ -1,5 +1,6 @@
 //! candlewick post-trains language models: reinforcement learning with verifiable rewards,
 //! preference optimisation and supervised fine-tuning, from a TOML file, on a Hugging Face checkpoint.
 
+pub mod config;
 pub mod model;
 pub mod rollout;

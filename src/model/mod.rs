@@ -3,6 +3,7 @@
 pub mod decoder;
 pub mod head;
 pub mod lora;
+pub mod memory;
 pub mod ops;
 pub mod packed;
 pub mod params;
