@@ -18,6 +18,7 @@ mod error;
 pub mod metrics;
 pub mod objective;
 pub mod prompts;
+mod registry;
 pub mod rng;
 pub mod row;
 pub mod state;

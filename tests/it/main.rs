@@ -1,7 +1,10 @@
-//! The program, tested as a program: the real binary in a folder of its own, literal expected text.
+//! Tests of the library and the program as a whole: one binary, so that everything links once. The
+//! program is run as a program, in a folder of its own, with literal expected text.
+#![allow(clippy::unwrap_used)]
 
 mod config;
 mod configs;
 mod explain;
+mod families;
 mod program;
 mod usage;

@@ -49,6 +49,8 @@ pub trait Float:
     const ZERO: Self;
     /// 1.
     const ONE: Self;
+    /// Square root.
+    fn root(self) -> Self;
     /// The larger of two numbers.
     fn larger(self, other: Self) -> Self;
     /// The natural exponential of every element.
@@ -104,6 +106,9 @@ impl Float for f32 {
     fn wide(self) -> f64 {
         self as f64
     }
+    fn root(self) -> Self {
+        self.sqrt()
+    }
     fn larger(self, other: Self) -> Self {
         self.max(other)
     }
@@ -126,6 +131,9 @@ impl Float for f64 {
     }
     fn wide(self) -> f64 {
         self as f64
+    }
+    fn root(self) -> Self {
+        self.sqrt()
     }
     fn larger(self, other: Self) -> Self {
         self.max(other)

@@ -56,12 +56,17 @@ fn cpu_forward<F: Float>(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     let mut y = unfilled::<F>(n * c);
     let (x, w): (&[F], &[F]) = (&x, &w);
     y.par_chunks_mut(c).zip(x.par_chunks(c)).with_min_len(rows_a_task(c)).for_each(|(y, x)| {
-        let r = rstd(x, eps);
-        for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
-            *y = w * (x * r);
-        }
+        normalise_row(x, w, eps, y);
     });
     tensor(y, (n, c))
+}
+
+/// One row of the forward pass; the decode step calls it directly.
+pub(crate) fn normalise_row<F: Float>(x: &[F], w: &[F], eps: f64, y: &mut [F]) {
+    let r = rstd(x, eps);
+    for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+        *y = w * (x * r);
+    }
 }
 
 fn cpu_backward<F: Float>(dy: &Tensor, x: &Tensor, w: &Tensor, eps: f64, dw: Option<&Tensor>) -> Result<Tensor> {

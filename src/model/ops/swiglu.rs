@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use super::{Float, View, on_cpu, tensor, unfilled};
 
-const CHUNK: usize = 4096;
+/// Elements computed together.
+pub(crate) const CHUNK: usize = 4096;
 
 /// y = silu(a) u elementwise, silu(a) = a / (1 + exp(-a)); a, u of one shape.
 pub fn forward(a: &Tensor, u: &Tensor) -> Result<Tensor> {
@@ -28,15 +29,20 @@ fn sigmoid<F: Float>(a: &[F], s: &mut [F]) {
     }
 }
 
+/// y = silu(a) u over one chunk; the decode step calls it directly.
+pub(crate) fn gate_chunk<F: Float>(a: &[F], u: &[F], y: &mut [F]) {
+    sigmoid(a, y);
+    for ((y, &a), &u) in y.iter_mut().zip(a).zip(u) {
+        *y = *y * a * u;
+    }
+}
+
 fn cpu_forward<F: Float>(a: &Tensor, u: &Tensor) -> Result<Tensor> {
     let shape = a.shape().clone();
     let (a, u) = (View::<F>::new(a)?, View::<F>::new(u)?);
     let mut y = unfilled::<F>(a.len());
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(u.par_chunks(CHUNK))).for_each(|(y, (a, u))| {
-        sigmoid(a, y);
-        for ((y, &a), &u) in y.iter_mut().zip(a).zip(u) {
-            *y = *y * a * u;
-        }
+        gate_chunk(a, u, y);
     });
     tensor(y, shape)
 }
