@@ -1,0 +1,1 @@
+//! Laws, bounds and hand-made cases.
