@@ -5,5 +5,5 @@ pub mod config;
 pub mod data;
 pub mod hub;
 pub mod model;
-pub mod rollout;
 pub mod optim;
+pub mod rollout;
