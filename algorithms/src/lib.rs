@@ -15,6 +15,8 @@ pub mod batch;
 pub mod budget;
 pub mod credit;
 mod error;
+#[cfg(test)]
+mod golden;
 pub mod metrics;
 pub mod objective;
 pub mod prompts;

@@ -63,7 +63,7 @@ fn report_clipping(ratio: &Table, columns: &Columns, is_per_row: bool, range: (f
         }
     });
     let cells = cells.zip(&columns.mask, |c, m| c * m);
-    for i in (0..cells.rows()).filter(|&i| ratio.cols() > 0 && i < ratio.rows()) {
+    for i in (0..cells.rows()).filter(|&i| columns.keep[i]) {
         let tokens: f64 = columns.mask.row(i).iter().sum();
         let share = |is_counted: fn(f64) -> bool| {
             cells.row(i).iter().filter(|&&c| is_counted(c)).count() as f64 / tokens.max(1.0)
