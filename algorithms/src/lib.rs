@@ -10,6 +10,8 @@
 //!
 //! [rollouts and rewards happen outside]: crate::batch
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod advantage;
 pub mod batch;
 pub mod budget;
