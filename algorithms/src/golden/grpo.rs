@@ -159,7 +159,7 @@ fn advantages(case: &Case) {
         let expected = case.expected.child(&variant);
         let path = format!("{}.{variant}", case.path);
         if expected.has("penalty") {
-            // `reward.overlong`, whose crate checks the same file.
+            // The value of a reward, `reward.overlong`: another crate. The inputs must be there.
             case.inputs.get("overlong_lengths");
             for key in ["L_max", "L_cache", "penalty_factor"] {
                 assert!(case.config.number(key).is_some(), "{path}: `{key}` is missing");
