@@ -15,6 +15,8 @@ macro_rules! variants {
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        // A config is built once a run.
+        #[allow(clippy::large_enum_variant)]
         pub enum $config {
             $(
                 #[doc = concat!("`", $name, "`")]
@@ -84,6 +86,11 @@ mod tests {
                     let error = serde_json::from_value::<$config>(misspelt).expect_err("unknown keys are refused");
                     assert!(error.to_string().contains("no_such_key"), "{error}");
                     let schema = serde_json::to_string(&schemars::schema_for!($config)).expect("a schema serialises");
+                    let schema_json: serde_json::Value = serde_json::from_str(&schema).expect("a schema is JSON");
+                    for (part, definition) in schema_json["$defs"].as_object().expect("settings are definitions") {
+                        let text = definition["description"].as_str().unwrap_or_default();
+                        assert!(text.len() > 20, "{}: {part} has no documentation for `explain`", $folder);
+                    }
                     assert!(schema.contains(&format!("\"{name}\"")), "{name} is not in the schema");
                 }
                 assert!(<$config>::VARIANTS.contains(&<$config>::default().variant()));

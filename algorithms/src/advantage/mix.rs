@@ -151,11 +151,12 @@ fn weighted_sum(scores: &[Vec<Option<f64>>], weights: &[f64]) -> Vec<Option<f64>
 fn standardised_within_groups(batch: &Batch) -> Vec<Vec<Option<f64>>> {
     let mut values = batch.scores.values.clone();
     for group in batch.groups() {
+        let rows = &mut values[group];
         for k in 0..batch.scores.names.len() {
-            let present: Vec<f64> = group.clone().filter_map(|i| values[i][k]).collect();
+            let present: Vec<f64> = rows.iter().filter_map(|row| row[k]).collect();
             let (centre, scale) = (mean(&present), sample_std(&present) + NORMALIZE_EPS);
-            for i in group.clone() {
-                values[i][k] = values[i][k].map(|s| (s - centre) / scale);
+            for score in rows.iter_mut().filter_map(|row| row[k].as_mut()) {
+                *score = (*score - centre) / scale;
             }
         }
     }

@@ -111,6 +111,7 @@ impl Prompts for DynamicSampling {
         self.step.draws += 1;
 
         let mut metrics = Metrics::new();
+        metrics.max("epoch", self.epochs.progress());
         metrics.sum("draws", 1.0);
         metrics.sum("refused", (groups.len() - informative) as f64);
         metrics.sum("surplus", (informative - keep.len()) as f64);

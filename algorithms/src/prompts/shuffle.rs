@@ -3,11 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Prompts;
 use super::epochs::Epochs;
+use super::{Accepted, Prompts};
 use crate::rng::Rng;
 use crate::success::{PromptId, Success};
-use crate::{Error, Result, State};
+use crate::{Batch, Error, Metrics, Result, State};
 
 /// Every prompt once an epoch, in a new random order each epoch.
 ///
@@ -52,6 +52,13 @@ impl Prompts for Shuffled {
     fn per_step(&self) -> usize {
         self.per_step
     }
+
+    /// Keeps all. Metric `epoch`: passes over the training set so far.
+    fn accept(&mut self, draw: &Batch) -> Result<Accepted> {
+        let mut metrics = Metrics::new();
+        metrics.max("epoch", self.epochs.progress());
+        Ok(Accepted { keep: (0..draw.groups().len()).collect(), metrics })
+    }
 }
 
 impl State for Shuffled {
@@ -83,6 +90,15 @@ mod tests {
             assert_eq!(chosen, b.choose(19, &success, 8, &mut rng(step)).unwrap());
         }
         assert!(b.load(&serde_json::json!({"cursor": "x"})).unwrap_err().to_string().contains("prompts.shuffle"));
+    }
+
+    #[test]
+    fn keeps_every_group_and_counts_epochs() {
+        let mut stage = Shuffle { per_step: 3 }.build().unwrap();
+        stage.choose(6, &Success::default(), 3, &mut Rng::keyed(&[0])).unwrap();
+        let draw = Batch::new(crate::Table::filled(3, 1, 1.0), vec![0, 1, 1]).unwrap();
+        let accepted = stage.accept(&draw).unwrap();
+        assert_eq!((accepted.keep, accepted.metrics.get("epoch")), (vec![0, 1], Some(0.5)));
     }
 
     #[test]

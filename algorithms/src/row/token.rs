@@ -70,7 +70,7 @@ impl RunningSums {
 ///
 /// logp = z_y/T - lse(z/T); H = -sum p ln p over the full vocabulary. Backward, with a = dL/dlogp and
 /// b = dL/dH: dz_k = [a (1{k=y} - p_k) - b p_k (ln p_k + H)] / T.
-/// Source: specs of streaming log-sum-exp as in Cut Your Losses, arXiv 2411.09009, without its filter.
+/// Source: Cut Your Losses in Large-Vocabulary Language Models, arXiv 2411.09009, without its gradient filter.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenLogp<'a> {
     /// The chosen token of each row.

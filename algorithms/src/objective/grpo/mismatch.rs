@@ -220,9 +220,11 @@ pub(super) fn report_difference(difference: &Table, mask: &Table, metrics: &mut 
 /// `mismatch_weight_{min,mean,max}` over the valid tokens.
 pub(super) fn report_weights(weights: &Table, mask: &Table, metrics: &mut Metrics) {
     let cells = weights.data().iter().zip(mask.data());
-    for weight in cells.filter(|(_, m)| **m > 0.0).map(|(&w, _)| w) {
-        metrics.mean("mismatch_weight_mean", weight, 1.0);
-        metrics.min("mismatch_weight_min", weight);
-        metrics.max("mismatch_weight_max", weight);
+    let valid: Vec<f64> = cells.filter(|(_, m)| **m > 0.0).map(|(&w, _)| w).collect();
+    if !valid.is_empty() {
+        let n = valid.len() as f64;
+        metrics.mean("mismatch_weight_mean", valid.iter().sum::<f64>() / n, n);
+        metrics.min("mismatch_weight_min", valid.iter().copied().fold(f64::INFINITY, f64::min));
+        metrics.max("mismatch_weight_max", valid.iter().copied().fold(f64::NEG_INFINITY, f64::max));
     }
 }

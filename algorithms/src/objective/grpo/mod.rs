@@ -55,6 +55,8 @@ struct Columns {
     advantage: Table,
     /// The mask of kept rows, [N,T].
     mask: Table,
+    /// Which rows are kept, [N].
+    keep: Vec<bool>,
 }
 
 impl Columns {
@@ -71,7 +73,7 @@ impl Columns {
         if let Some(credit) = &batch.credit {
             advantage = advantage.zip(&masked(credit, &mask, "credit")?, |a, c| a * c);
         }
-        Ok(Self { logp, current, old, advantage, mask })
+        Ok(Self { logp, current, old, advantage, mask, keep: batch.keep.clone() })
     }
 }
 

@@ -63,7 +63,7 @@ fn report_clipping(ratio: &Table, columns: &Columns, is_per_row: bool, range: (f
         }
     });
     let cells = cells.zip(&columns.mask, |c, m| c * m);
-    for i in (0..cells.rows()).filter(|&i| ratio.cols() > 0 && i < ratio.rows()) {
+    for i in (0..cells.rows()).filter(|&i| columns.keep[i]) {
         let tokens: f64 = columns.mask.row(i).iter().sum();
         let share = |is_counted: fn(f64) -> bool| {
             cells.row(i).iter().filter(|&&c| is_counted(c)).count() as f64 / tokens.max(1.0)
@@ -109,6 +109,7 @@ fn vespo(
 ) -> Result<Tensor> {
     let v = &settings.vespo;
     let mut scale = columns.advantage.clone();
+    let (mut phis, tokens) = (0.0, columns.mask.sum());
     for i in 0..scale.rows() {
         let mask = columns.mask.row(i);
         let mut log: f64 = ratio.log.row(i).iter().zip(mask).map(|(x, m)| m * x.clamp(-20.0, 20.0)).sum();
@@ -120,10 +121,11 @@ fn vespo(
         for (a, &m) in scale.row_mut(i).iter_mut().zip(mask) {
             let (k, lambda) = if *a >= 0.0 { (v.k_pos, v.lambda_pos) } else { (v.k_neg, v.lambda_neg) };
             let phi = (lambda + k * log - lambda * log.exp()).exp();
-            metrics.mean("vespo_phi", phi, m);
+            phis += m * phi;
             *a *= phi;
         }
     }
+    metrics.mean("vespo_phi", phis / tokens, tokens);
     weighted_logp(&scale, columns)
 }
 
