@@ -70,6 +70,12 @@ pub trait Objective: State + Send {
     /// If not, the loss of a batch is the sum of the losses of its micro-batches.
     fn couples_rows(&self) -> bool;
 
+    /// Whether a row whose advantage is zero throughout surely has zero gradient, so that it need
+    /// not be run through the model.
+    fn rests_without_advantage(&self) -> bool {
+        false
+    }
+
     /// What works but is seldom meant, a line each, to be shown when the config is checked.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

@@ -172,6 +172,10 @@ impl Objective for Policy {
         Reads { advantage: true, credit: true, ..Reads::default() }
     }
 
+    fn rests_without_advantage(&self) -> bool {
+        self.settings.beta == 0.0 && !self.has_entropy_bonus()
+    }
+
     fn couples_rows(&self) -> bool {
         let s = &self.settings;
         s.aggregation() == Aggregation::BatchTokenMean
