@@ -163,8 +163,8 @@ fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
     }
     let at = raw.rfind('_')?;
     let clean = |part: &str| {
-        let part = part.replace("\\text", "").replace("\\mathrm", "");
-        part.chars().filter(|c| !c.is_whitespace() && !"{}()$\\,".contains(*c)).collect::<String>()
+        let part = part.replace("\\text", "").replace("\\mathrm", "").replace("\\,", "").replace("\\!", "");
+        part.trim().chars().filter(|c| !"{}()$".contains(*c)).collect::<String>()
     };
     let (digits, base) = (clean(&raw[..at]), clean(&raw[at + 1..]));
     let base = match base.as_str() {
@@ -218,6 +218,10 @@ pub(crate) fn same_text(g: &Answer, p: &Answer) -> bool {
     if a.is_empty() || b.is_empty() {
         return false;
     }
+    if g.node.is_ok() {
+        // A formula is not matched by how it looks.
+        return false;
+    }
     if a == b {
         return true;
     }
@@ -262,7 +266,7 @@ pub(crate) fn with_decimal_point(gold: &str, pred: &str) -> Option<String> {
     let (whole, part) = plain.split_once(',')?;
     let digits = whole.strip_prefix('-').unwrap_or(whole);
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let fits = is_digits(digits) && is_digits(part) && digits.len() <= 12 && part.len() <= 12 && part.len() != 3;
+    let fits = is_digits(digits) && is_digits(part) && digits.len() <= 12 && part.len() <= 12 && (part.len() != 3 || digits == "0");
     fits.then(|| format!("{whole}.{part}"))
 }
 

@@ -48,7 +48,6 @@ pub(crate) enum Node {
     Ratio(Vec<Node>),
     /// Digits and the base they are written in.
     Based { digits: String, base: u32 },
-    Text(String),
 }
 
 /// A relation sign.
@@ -207,7 +206,7 @@ impl Node {
             Node::Series { low, high, body, .. } => vec![low, high, body],
             Node::Matrix(rows) => rows.iter().flatten().collect(),
             Node::Num(_) | Node::Dec { .. } | Node::Sym(_) | Node::Pi | Node::E | Node::I | Node::Infinity => Vec::new(),
-            Node::Numbers(_) | Node::Based { .. } | Node::Text(_) => Vec::new(),
+            Node::Numbers(_) | Node::Based { .. } => Vec::new(),
         }
     }
 
@@ -294,7 +293,6 @@ impl Node {
                 | Node::In(..)
                 | Node::Ratio(_)
                 | Node::Based { .. }
-                | Node::Text(_)
                 | Node::PlusMinus(..)
         )
     }

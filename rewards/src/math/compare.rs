@@ -66,12 +66,9 @@ impl Comparison<'_> {
                 self.method = Method::Relation;
                 self.relations(g, p)
             }
-            (_, Node::Relation(sides, ops)) => match self.value_of(p)? {
+            (_, Node::Relation(..)) => match self.value_of(p)? {
                 Some(value) => self.equal(g, &value),
-                None => {
-                    let _ = (sides, ops);
-                    self.mismatch()
-                }
+                None => self.mismatch(),
             },
             (Node::Relation(..), _) => match assignment(g) {
                 Some((_, value)) => self.equal(&value, p),
@@ -247,7 +244,7 @@ impl Comparison<'_> {
     }
 
     fn sorted_match(&mut self, g: &[Node], p: &[Node]) -> Result<Option<bool>, Trouble> {
-        let mut values = |items: &[Node]| -> Result<Option<Vec<Rational>>, Trouble> {
+        let values = |items: &[Node]| -> Result<Option<Vec<Rational>>, Trouble> {
             let mut values = Vec::with_capacity(items.len());
             for item in items {
                 match exact(item, self.limits, &self.clock)? {
@@ -645,14 +642,13 @@ impl Comparison<'_> {
         if agreed == 4 {
             return Ok(true);
         }
-        let (mut defined, mut tried) = (0, 0);
+        let mut defined = 0;
         let narrow = Precision::new(256);
         for point in 0..3 * POINTS {
             self.clock.check()?;
             if defined >= POINTS as u32 {
                 break;
             }
-            tried += 1;
             let mut result = None;
             for bits in [256, 768] {
                 let wide;
@@ -680,7 +676,6 @@ impl Comparison<'_> {
                 None => {}
             }
         }
-        let _ = tried;
         Ok(defined >= DEFINED)
     }
 

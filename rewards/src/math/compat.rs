@@ -51,7 +51,7 @@ pub fn is_correct(mode: Mode, gold: &str, completion: &str, config: &GradeConfig
         Mode::Dapo => dapo(completion).is_some_and(|answer| minerva(&answer) == minerva(gold)),
         Mode::MathVerify => {
             let first = anchored(Extract::Minerva).map(|answer| format!("\\boxed{{{answer}}}"));
-            let policy = Policy { min_decimals: 1, min_significant: 6, ..config.policy.clone() };
+            let policy = Policy { min_decimals: 6, min_significant: u32::MAX, ..config.policy.clone() };
             let config = GradeConfig { policy, extraction: Extraction { allow_unanchored: true, ..config.extraction.clone() }, ..config.clone() };
             grade(gold, first.as_deref().unwrap_or(completion), &config).correct
         }

@@ -233,12 +233,8 @@ pub struct GradeConfig {
 /// text and flagged [`Flag::GoldUnparsable`]. Never panics; takes at most about `limits.soft_millis`.
 pub fn grade(gold: &str, completion: &str, config: &GradeConfig) -> Verdict {
     let start = Instant::now();
-    let gold = if gold.contains("\\boxed") || gold.contains("\\fbox") {
-        extract::last_box(gold).map_or(gold, |found| found.content)
-    } else {
-        gold
-    };
-    let gold = gold.trim();
+    let boxed = if gold.contains("\\boxed") || gold.contains("\\fbox") { extract::boxed_gold(gold) } else { None };
+    let gold = boxed.as_deref().unwrap_or(gold).trim();
     let found = extract::extract(completion, &config.extraction, gold_parts(gold));
     let mut flags = Vec::new();
     if found.is_think_truncated {
@@ -371,7 +367,9 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
     }
     let first = first.expect("at least one reading was compared");
     // A decimal comma, where the gold is a plain number and the comma cannot be thousands.
-    if let Some(pred) = answer::with_decimal_point(gold, pred) {
+    let decimal_gold = answer::with_decimal_point(pred, gold);
+    if let Some(pred) = answer::with_decimal_point(gold, pred).or(decimal_gold.is_some().then(|| pred.to_string())) {
+        let gold = decimal_gold.as_deref().unwrap_or(gold);
         let g = Answer::read(gold, &Reading { commas: Commas::Thousands, symbols: &[], limits: &config.limits, rename: &[] });
         let p = Answer::read(&pred, &Reading { commas: Commas::Thousands, symbols: &g.symbols, limits: &config.limits, rename: &[] });
         let result = compare_readings(&g, &p, config, clock);

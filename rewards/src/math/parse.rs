@@ -60,6 +60,7 @@ fn without_outer_brackets(mut tokens: &[Token]) -> &[Token] {
                     is_whole &= depth >= 0;
                 }
                 Tok::Ch(',' | ';') if depth == 0 => separates = true,
+                Tok::Cmd(ref name) if depth == 0 && (name == "choose" || name == "over") => is_whole = false,
                 _ => {}
             }
         }
