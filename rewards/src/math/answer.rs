@@ -1,0 +1,501 @@
+//! An answer string read once: its tokens, its tree, its unit, and what else it may be.
+
+use super::ast::Node;
+use super::compare::Comparison;
+use super::evaluate::exact;
+use super::parse::{Bounds, Failure, parse};
+use super::text;
+use super::token::{Commas, Tok, Token, Tokens, tokenise};
+use super::unit::{self, Unit};
+use super::{Flag, Limits, Method, Units};
+
+/// How to read an answer.
+pub(crate) struct Reading<'a> {
+    pub(crate) commas: Commas,
+    /// The variables of the gold: a letter among them is not a unit.
+    pub(crate) symbols: &'a [String],
+    pub(crate) limits: &'a Limits,
+    /// Names to replace: old and new.
+    pub(crate) rename: &'a [(String, String)],
+}
+
+/// An answer, read.
+pub(crate) struct Answer {
+    raw: String,
+    tokens: Vec<Token>,
+    pub(crate) is_comma_ambiguous: bool,
+    pub(crate) node: Result<Node, Failure>,
+    pub(crate) unit: Unit,
+    pub(crate) symbols: Vec<String>,
+    pub(crate) choice: Option<char>,
+    /// Whether its letter stands like a choice: a capital, or in brackets.
+    pub(crate) can_be_choice: bool,
+    /// Whether it is a choice beyond doubt, and not perhaps a variable.
+    pub(crate) is_marked_choice: bool,
+    pub(crate) time: Option<(String, Option<bool>)>,
+    /// Whether it consists of words.
+    pub(crate) is_words: bool,
+}
+
+impl Answer {
+    pub(crate) fn read(raw: &str, how: &Reading<'_>) -> Answer {
+        let Tokens {
+            mut list,
+            is_comma_ambiguous,
+            ..
+        } = tokenise(raw, how.commas);
+        for token in &mut list {
+            if let Tok::Sym(name) = &mut token.tok {
+                if let Some((_, new)) = how.rename.iter().find(|(old, _)| old == name) {
+                    *name = new.clone();
+                }
+            }
+        }
+        let list = without_lead(list);
+        let choice = text::choice(raw);
+        let is_marked_choice = choice.is_some() && (raw.contains('(') || raw.contains("\\text"));
+        let can_be_choice = is_marked_choice || raw.contains(|c: char| c.is_ascii_uppercase());
+        let time = text::time(raw);
+        let has_words = list.iter().any(|token| match &token.tok {
+            Tok::Text(_) => true,
+            Tok::Word(word) => word.len() > 4 || text::is_word(word),
+            _ => false,
+        });
+        let (stripped, mut unit) = unit::strip(
+            &list,
+            if how.symbols.is_empty() {
+                &[]
+            } else {
+                how.symbols
+            },
+        );
+        let symbols = symbols(stripped);
+        let bounds = Bounds {
+            depth: how.limits.depth,
+            nodes: how.limits.nodes,
+        };
+        let mut node = special(raw, &list).map_or_else(|| parse(stripped, bounds), Ok);
+        if node.is_err() {
+            // What was taken for a unit may belong to the formula.
+            if let (false, Ok(whole)) = (unit.is_none(), parse(&list, bounds)) {
+                node = Ok(whole);
+                unit = Unit::default();
+            } else if let Some(number) = text::number(raw) {
+                node = Ok(Node::int(number));
+            }
+        }
+        let is_words = node.is_err() && has_words;
+        Answer {
+            raw: raw.to_string(),
+            tokens: list,
+            is_comma_ambiguous,
+            node,
+            unit,
+            symbols,
+            choice,
+            can_be_choice,
+            is_marked_choice,
+            time,
+            is_words,
+        }
+    }
+
+    pub(crate) fn same_tokens(&self, other: &Answer) -> bool {
+        let is_equal = self.tokens.len() == other.tokens.len()
+            && self
+                .tokens
+                .iter()
+                .zip(&other.tokens)
+                .all(|(a, b)| a.tok == b.tok);
+        (is_equal && !self.tokens.is_empty()) || self.raw.trim() == other.raw.trim()
+    }
+
+    /// The answer when it is one run of three letters or more: a name or a word, not a product.
+    pub(crate) fn lone_word(&self) -> Option<&str> {
+        match &self.tokens[..] {
+            [
+                Token {
+                    tok: Tok::Word(word),
+                    ..
+                },
+            ] if word.len() >= 3 => Some(word),
+            _ => None,
+        }
+    }
+
+    /// The value where it is a plain rational, else the tokens without layout.
+    pub(crate) fn canonical(&self) -> String {
+        if let Ok(Node::Num(value) | Node::Dec { value, .. }) = &self.node {
+            if self.unit.is_none() && value.bits() < 4096 {
+                return value.to_string();
+            }
+        }
+        if self.is_words {
+            return text::normal(&self.raw);
+        }
+        let mut out = String::new();
+        for token in &self.tokens {
+            match &token.tok {
+                Tok::Num(text) | Tok::Sym(text) => {
+                    // Names of several letters are kept apart from what stands before.
+                    if text.len() > 1 && out.ends_with(char::is_alphanumeric) {
+                        out.push(' ');
+                    }
+                    out.push_str(text);
+                }
+                Tok::Word(text) | Tok::Text(text) => {
+                    out.push(' ');
+                    out.push_str(&text.to_lowercase());
+                }
+                Tok::Cmd(name) => {
+                    out.push('\\');
+                    out.push_str(name);
+                    out.push(' ');
+                }
+                Tok::Ch(c) => out.push(*c),
+                Tok::SetOpen => out.push_str("\\{"),
+                Tok::SetClose => out.push_str("\\}"),
+                Tok::Row => out.push_str("\\\\"),
+                Tok::Begin(name) => out.push_str(&format!("[{name}]")),
+                Tok::End(name) => out.push_str(&format!("[/{name}]")),
+            }
+        }
+        out.trim().to_string()
+    }
+}
+
+fn symbols(tokens: &[Token]) -> Vec<String> {
+    let mut names = Vec::new();
+    for token in tokens {
+        if let Tok::Sym(name) = &token.tok {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+    }
+    names
+}
+
+/// Drops words before a value that only introduce it: `The answer is 18`, `about 5`.
+fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
+    let lead = list
+        .iter()
+        .take_while(|token| {
+            matches!(token.tok, Tok::Text(_) | Tok::Word(_)) || token.tok == Tok::Ch(':')
+        })
+        .count();
+    if lead == 0 || lead == list.len() {
+        return list;
+    }
+    let last = list[..lead]
+        .iter()
+        .rev()
+        .find_map(|token| match &token.tok {
+            Tok::Text(text) | Tok::Word(text) => {
+                text.split_whitespace().next_back().map(str::to_lowercase)
+            }
+            _ => None,
+        });
+    let introduces = |word: &str| {
+        let word = word.trim_end_matches([':', ',']);
+        [
+            "is",
+            "are",
+            "be",
+            "answer",
+            "approximately",
+            "about",
+            "exactly",
+            "equals",
+            "roughly",
+            "nearly",
+            "value",
+            "total",
+        ]
+        .contains(&word)
+    };
+    let has_colon = list[lead - 1].tok == Tok::Ch(':')
+        || last.as_deref().is_some_and(|word| word.ends_with(':'));
+    if last.as_deref().is_some_and(introduces) || (has_colon && lead <= 8) {
+        list.drain(..lead);
+    }
+    list
+}
+
+/// Answers that are no formula on their face: sets in words, digits with letters in a base.
+fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
+    let is_wordy = tokens
+        .iter()
+        .any(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)));
+    if is_wordy && raw.len() < 100 {
+        if text::is_no_solution(raw) {
+            return Some(Node::Set(Vec::new()));
+        }
+        if text::is_all_reals(raw) {
+            return Some(Node::Numbers('R'));
+        }
+    }
+    let at = raw.rfind('_')?;
+    let clean = |part: &str| {
+        let part = part
+            .replace("\\text", "")
+            .replace("\\mathrm", "")
+            .replace("\\,", "")
+            .replace("\\!", "");
+        part.trim()
+            .chars()
+            .filter(|c| !"{}()$".contains(*c))
+            .collect::<String>()
+    };
+    let (digits, base) = (clean(&raw[..at]), clean(&raw[at + 1..]));
+    let base = match base.as_str() {
+        "two" => 2,
+        "three" => 3,
+        "four" => 4,
+        "five" => 5,
+        "six" => 6,
+        "seven" => 7,
+        "eight" => 8,
+        "nine" => 9,
+        "ten" => 10,
+        "twelve" => 12,
+        "sixteen" => 16,
+        base => base
+            .parse::<u32>()
+            .ok()
+            .filter(|base| (2..=36).contains(base))?,
+    };
+    let is_number = digits.len() <= 64
+        && digits.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && digits
+            .chars()
+            .all(|c| c.to_digit(36).is_some_and(|digit| digit < base));
+    let has_digit = digits.contains(|c: char| c.is_ascii_digit()) || base > 10 && digits.len() > 1;
+    (is_number && has_digit).then(|| Node::Based {
+        digits: digits.trim_start_matches('0').to_string(),
+        base,
+    })
+}
+
+/// Compares two values and their units.
+pub(crate) fn with_units(
+    comparison: &mut Comparison<'_>,
+    gold: (&Node, &Unit),
+    pred: (&Node, &Unit),
+) -> Result<bool, super::ball::Trouble> {
+    let ((g, g_unit), (p, p_unit)) = (gold, pred);
+    if g_unit.is_none() || p_unit.is_none() || g_unit == p_unit {
+        let is_equal = comparison.equal(g, p)?;
+        if is_equal && g_unit != p_unit {
+            comparison.flags.push(Flag::UnitDropped);
+        }
+        return Ok(is_equal);
+    }
+    if comparison.policy.units == Units::Strict {
+        let Some(ratio) = p_unit.ratio_to(g_unit) else {
+            return Ok(false);
+        };
+        let (Some(a), Some(b)) = (
+            exact(g, comparison.limits, &comparison.clock)?,
+            exact(p, comparison.limits, &comparison.clock)?,
+        ) else {
+            return Ok(ratio == 1.0 && comparison.equal(g, p)?);
+        };
+        comparison.method = Method::Rational;
+        let Some(ratio) = super::rational::Rational::decimal(&format!("{ratio:.12}")) else {
+            return Ok(false);
+        };
+        return Ok(a == b.mul(&ratio));
+    }
+    let is_equal = comparison.equal(g, p)?;
+    if is_equal {
+        comparison.flags.push(Flag::UnitMismatch);
+    }
+    Ok(is_equal)
+}
+
+/// Words against words, and lists of words in any order.
+pub(crate) fn same_text(g: &Answer, p: &Answer) -> bool {
+    let (a, b) = (text::normal(&g.raw), text::normal(&p.raw));
+    if a.is_empty() || b.is_empty() {
+        return false;
+    }
+    if g.node.is_ok() {
+        // A formula is not matched by how it looks.
+        return false;
+    }
+    if a == b {
+        return true;
+    }
+    let parts = |text: &str| {
+        let mut parts: Vec<String> = text
+            .replace(" and ", ",")
+            .replace(';', ",")
+            .split(',')
+            .map(|part| text::normal(part.trim().trim_start_matches("and ")))
+            .filter(|part| !part.is_empty())
+            .collect();
+        parts.sort();
+        parts
+    };
+    let (a, b) = (parts(&a), parts(&b));
+    (a.len() > 1 && a == b) || (!g.is_words && !p.is_words && squeezed(&g.raw) == squeezed(&p.raw))
+}
+
+fn squeezed(raw: &str) -> String {
+    raw.replace("\\left", "")
+        .replace("\\right", "")
+        .replace("\\!", "")
+        .replace("dfrac", "frac")
+        .replace("tfrac", "frac")
+        .chars()
+        .filter(|c| !c.is_whitespace() && *c != '$')
+        .collect()
+}
+
+/// Names of the prediction's variables replaced by the gold's, in the order in which they occur.
+pub(crate) fn renaming(gold: &str, pred: &str) -> Vec<(String, String)> {
+    let names = |text: &str| symbols(&tokenise(text, Commas::Thousands).list);
+    names(pred)
+        .into_iter()
+        .zip(names(gold))
+        .filter(|(old, new)| old != new)
+        .collect()
+}
+
+/// An additive constant may be called `C` or `c`.
+pub(crate) fn constant_of_integration(gold: &str, pred: &str) -> Vec<(String, String)> {
+    if !gold.trim_end_matches(['$', '.', ' ']).ends_with(['C', 'c']) {
+        return Vec::new();
+    }
+    let added = |text: &str| match &tokenise(text, Commas::Thousands).list[..] {
+        [
+            ..,
+            plus,
+            Token {
+                tok: Tok::Sym(name),
+                ..
+            },
+        ] if plus.tok == Tok::Ch('+') && name.eq_ignore_ascii_case("c") => Some(name.clone()),
+        _ => None,
+    };
+    match (added(gold), added(pred)) {
+        (Some(new), Some(old)) if new != old => vec![(old, new)],
+        _ => Vec::new(),
+    }
+}
+
+/// `0,5` as `0.5`, when the gold is a plain number and the digits after the comma are no thousands.
+pub(crate) fn with_decimal_point(gold: &str, pred: &str) -> Option<String> {
+    simple(gold.trim().trim_matches('$'))?;
+    let plain = pred.trim().trim_matches('$').replace("{,}", ",");
+    let (whole, part) = plain.split_once(',')?;
+    let digits = whole.strip_prefix('-').unwrap_or(whole);
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = is_digits(digits)
+        && is_digits(part)
+        && digits.len() <= 12
+        && part.len() <= 12
+        && (part.len() != 3 || digits == "0");
+    fits.then(|| format!("{whole}.{part}"))
+}
+
+/// A small number that needs no parser: an integer, a decimal or a simple fraction.
+pub(crate) struct Simple {
+    num: i128,
+    den: i128,
+    pub(crate) is_decimal: bool,
+    is_fraction: bool,
+}
+
+impl Simple {
+    pub(crate) fn equals(&self, other: &Simple) -> bool {
+        match (
+            self.num.checked_mul(other.den),
+            other.num.checked_mul(self.den),
+        ) {
+            (Some(a), Some(b)) => a == b,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn method(&self, other: &Simple) -> Method {
+        match (
+            self.is_decimal || other.is_decimal,
+            self.is_fraction || other.is_fraction,
+        ) {
+            (true, _) => Method::Decimal,
+            (_, true) => Method::Rational,
+            _ => Method::Integer,
+        }
+    }
+}
+
+impl std::fmt::Display for Simple {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let divisor = num_integer::gcd(self.num, self.den);
+        let (num, den) = (self.num / divisor, self.den / divisor);
+        if den == 1 {
+            write!(out, "{num}")
+        } else {
+            write!(out, "{num}/{den}")
+        }
+    }
+}
+
+/// Reads `-12`, `1.25`, `3/4`, `\frac{3}{4}`; at most 15 digits a part.
+pub(crate) fn simple(text: &str) -> Option<Simple> {
+    let text = text.trim();
+    let (is_negative, body) = match text.strip_prefix('-') {
+        Some(body) => (true, body.trim_start()),
+        None => (false, text),
+    };
+    let digits = |text: &str| -> Option<i128> {
+        if text.is_empty() || text.len() > 15 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            None
+        } else {
+            text.parse().ok()
+        }
+    };
+    let sign = if is_negative { -1 } else { 1 };
+    if let Some(value) = digits(body) {
+        return Some(Simple {
+            num: sign * value,
+            den: 1,
+            is_decimal: false,
+            is_fraction: false,
+        });
+    }
+    if let Some((whole, part)) = body.split_once('.') {
+        let value = digits(&format!("{whole}{part}"))?;
+        if part.is_empty() || whole.is_empty() && part.is_empty() {
+            return Some(Simple {
+                num: sign * value,
+                den: 1,
+                is_decimal: false,
+                is_fraction: false,
+            });
+        }
+        digits(part)?;
+        return Some(Simple {
+            num: sign * value,
+            den: 10i128.pow(part.len() as u32),
+            is_decimal: true,
+            is_fraction: false,
+        });
+    }
+    let (num, den) = match body
+        .strip_prefix("\\frac{")
+        .or_else(|| body.strip_prefix("\\dfrac{"))
+    {
+        Some(rest) => rest.strip_suffix('}')?.split_once("}{")?,
+        None => body.split_once('/')?,
+    };
+    let (num, den) = (digits(num)?, digits(den)?);
+    (den != 0).then_some(Simple {
+        num: sign * num,
+        den,
+        is_decimal: false,
+        is_fraction: true,
+    })
+}
