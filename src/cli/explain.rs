@@ -66,8 +66,8 @@ fn unknown(keys: &[&str], depth: usize, at: Shape) -> anyhow::Error {
 
 /// The full path of a variant given by its bare name.
 fn variant_anywhere(name: &str) -> Option<String> {
-    let below = |stage: &&str| Shape::find(&[stage]).ok().and_then(|s| s.child(name)).is_some();
-    Shape::root().names().iter().find(below).map(|stage| format!("{stage}.{name}"))
+    let holds = |stage: &&'static str| Shape::root().child(stage).and_then(|s| s.child(name)).is_some();
+    Shape::root().names().into_iter().find(holds).map(|stage| format!("{stage}.{name}"))
 }
 
 /// Every key: name, type, default; its text below.

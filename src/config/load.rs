@@ -20,7 +20,7 @@ use super::{Config, fit, set};
 pub struct Loaded {
     /// The settings.
     pub config: Config,
-    /// What a person should know of how they came about (variants that `--set` replaced).
+    /// What a person should know of how they came about (variants that `--set` replaced) and of what is seldom meant.
     pub notes: Vec<String>,
 }
 
@@ -79,7 +79,8 @@ impl Config {
         if !findings.is_empty() {
             return Err(refuse(place.all(findings)));
         }
-        Ok(Loaded { config, notes: edited.notes })
+        let notes = [edited.notes, fit::warnings(&config)].concat();
+        Ok(Loaded { config, notes })
     }
 }
 

@@ -37,6 +37,22 @@ pub struct ModelConfig {
     pub reference: Option<ReferenceConfig>,
 }
 
+impl ModelConfig {
+    /// A checkpoint by its folder or name, everything else at its default.
+    pub fn named(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            revision: None,
+            device: Device::default(),
+            dtype: Dtype::default(),
+            gradient_checkpointing: Switch::default(),
+            micro_batch_tokens: None,
+            lora: None,
+            reference: None,
+        }
+    }
+}
+
 /// Low-rank adapters: W + scale * B A, with A and B trained ("LoRA", arXiv 2106.09685).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
