@@ -7,3 +7,4 @@ pub mod hub;
 pub mod model;
 pub mod optim;
 pub mod rollout;
+pub mod train;

@@ -8,8 +8,6 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use candlewick_algorithms::rng::Rng;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::params::Params;
@@ -18,27 +16,7 @@ use super::weights::{self, Weights};
 /// Linear layers of a block that can carry an adapter.
 pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
-/// Trains low-rank adapters and leaves the checkpoint's own weights alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LoraConfig {
-    /// Rank r of the adapters.
-    pub rank: usize,
-    /// Scale numerator: the adapter's output is multiplied by alpha / r.
-    pub alpha: f64,
-    /// Share of the adapter's inputs that are dropped in training. RL wants 0: dropout makes ratios noise.
-    pub dropout: f64,
-    /// Linear layers that get an adapter: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.
-    pub targets: Vec<String>,
-    /// Rank-stabilised scale alpha / sqrt(r) instead of alpha / r.
-    pub rslora: bool,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, dropout: 0.0, targets: TARGETS.map(str::to_owned).to_vec(), rslora: false }
-    }
-}
+pub use crate::config::LoraConfig;
 
 impl LoraConfig {
     /// Refuses settings that can never work.
@@ -57,6 +35,36 @@ impl LoraConfig {
     pub fn scale(&self) -> f64 {
         if self.rslora { self.alpha / (self.rank as f64).sqrt() } else { self.alpha / self.rank as f64 }
     }
+}
+
+/// `candlewick merge`: adds an adapter into its base's weights and writes a full checkpoint.
+pub fn merge(adapter: &Path, base: Option<&str>, output: &Path) -> Result<()> {
+    use crate::hub::{Hub, Weights as Fetch};
+    use crate::model::decoder::Decoder;
+    use crate::model::spec::DecoderSpec;
+    let (_, named) = read_config(adapter)?;
+    let base = base.map(str::to_owned).or(named).context("the adapter does not name its base model: give it with `--base`")?;
+    let folder = Hub::from_env().model(&base, None, Fetch::Fetch)?;
+    if output.join("model.safetensors").exists() || output.join("model.safetensors.index.json").exists() {
+        bail!("{} holds a checkpoint already: choose another folder", output.display());
+    }
+    let spec = DecoderSpec::read(&folder)?;
+    let mut decoder = Decoder::load(spec, &Weights::open(&folder)?, DType::F32, &Device::Cpu)?;
+    decoder.load_lora(adapter)?;
+    decoder.merge_lora()?;
+    std::fs::create_dir_all(output).with_context(|| format!("{} cannot be made", output.display()))?;
+    let tensors: Vec<_> = decoder.params.iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+    let mut config = decoder.spec.config.clone();
+    for key in ["torch_dtype", "dtype"] {
+        if config.get(key).is_some() {
+            config[key] = "float32".into();
+        }
+    }
+    std::fs::write(output.join("config.json"), serde_json::to_string_pretty(&config)?)
+        .with_context(|| format!("{} cannot be written", output.display()))?;
+    let texts = if adapter.join("tokenizer.json").is_file() { adapter } else { &folder };
+    super::tokenizer::Tokenizer::from_folder(texts)?.copy_files(output)?;
+    weights::write_model(output, &tensors)
 }
 
 /// Fresh adapter matrices of one layer: A [r,in] uniform in +-1/sqrt(in), B [out,r] zero.

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 
 use crate::model::decoder::Decoder;
 use crate::model::ops::Float;
+use crate::model::tokenizer::Tokenizer;
 pub use sample::Sampling;
 
 /// One prompt and how many completions it should get.
@@ -55,18 +56,38 @@ pub struct Completion {
 }
 
 /// What is common to all requests of a call.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// How tokens are drawn.
     pub sampling: Sampling,
     /// End-of-sequence ids; the first one drawn ends a completion and belongs to it.
     pub eos: Vec<u32>,
+    /// Ends a completion whose tokens so far it says yes to; see [`stop_strings`].
+    pub stop: Option<StopRule>,
     /// Key of this call's draws, such as (seed, step).
     pub key: Vec<u64>,
     /// Rows decoded together at most.
     pub max_rows: usize,
     /// Whether the adapter takes part.
     pub has_adapter: bool,
+}
+
+/// Whether a completion ends with the tokens it has.
+pub type StopRule = Arc<dyn Fn(&[u32]) -> bool + Send + Sync>;
+
+/// A rule that ends a completion once its text holds one of `stop`; `None` for no strings.
+pub fn stop_strings(tokenizer: &Tokenizer, stop: &[String]) -> Option<StopRule> {
+    if stop.is_empty() {
+        return None;
+    }
+    let (tokenizer, stop) = (tokenizer.clone(), stop.to_vec());
+    // A token has at least one byte, so the newest tokens, as many as the longest string has bytes,
+    // hold any string that the last token completes.
+    let reach = stop.iter().map(String::len).max().unwrap_or(0) + 4;
+    Some(Arc::new(move |tokens: &[u32]| {
+        let tail = &tokens[tokens.len().saturating_sub(reach)..];
+        tokenizer.decode(tail, false).is_ok_and(|text| stop.iter().any(|s| text.contains(s.as_str())))
+    }))
 }
 
 /// What happens while generating; the callback may stop everything.
@@ -234,12 +255,17 @@ impl<'a, F: Float> Run<'a, F> {
         while i < self.rows.len() {
             let completion = &self.rows[i].completion;
             let is_eos = completion.tokens.last().is_some_and(|t| self.settings.eos.contains(t));
-            if !is_eos && completion.tokens.len() < self.rows[i].cap {
+            let is_stopped = !is_eos && self.settings.stop.as_ref().is_some_and(|stop| stop(&completion.tokens));
+            if !is_eos && !is_stopped && completion.tokens.len() < self.rows[i].cap {
                 i += 1;
                 continue;
             }
             let mut completion = self.rows.remove(i).completion;
-            completion.finish = if is_eos { Finish::Eos } else { Finish::Length };
+            completion.finish = match (is_eos, is_stopped) {
+                (true, _) => Finish::Eos,
+                (_, true) => Finish::Stop,
+                _ => Finish::Length,
+            };
             self.done.push(completion);
             on_event(Event::Finished(self.done.last().expect("just pushed")))?;
         }

@@ -2,18 +2,15 @@
 
 use anyhow::{Result, ensure};
 use candlewick_algorithms::rng::Rng;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+use crate::config::DiscreteConfig;
 use crate::model::ops::Float;
 
-/// Samples tokens from the model's distribution (temperature, top-k, top-p, min-p).
+/// How tokens are drawn: temperature, then top-k, top-p and min-p.
 ///
 /// Truncation makes the distribution that tokens are drawn from differ from the one that training
 /// computes: leave top_k, top_p and min_p off for reinforcement learning, or correct for it with a
 /// mismatch weight.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; 0 = greedy. Training divides by the same number.
     pub temperature: f64,
@@ -46,6 +43,17 @@ pub struct Draw {
 
 /// Elements whose probabilities are summed together on the way to the token that was hit.
 const BLOCK: usize = 512;
+
+impl From<&DiscreteConfig> for Sampling {
+    fn from(config: &DiscreteConfig) -> Self {
+        Self {
+            temperature: config.temperature,
+            top_k: config.top_k.unwrap_or(0),
+            top_p: config.top_p,
+            min_p: config.min_p,
+        }
+    }
+}
 
 impl Sampling {
     /// Greedy decoding.
@@ -125,10 +133,6 @@ impl Sampling {
             order.select_nth_unstable_by(self.top_k - 1, by_weight);
             order.truncate(self.top_k);
         }
-        if self.min_p > 0.0 {
-            // The largest weight is exp(0) = 1.
-            order.retain(|&i| weights[i].wide() >= self.min_p);
-        }
         order.sort_unstable_by(by_weight);
         if self.top_p < 1.0 {
             let of: f64 = if self.top_k > 0 { order.iter().map(|&i| weights[i].wide()).sum() } else { total };
@@ -138,6 +142,10 @@ impl Sampling {
                 sum >= self.top_p * of
             });
             order.truncate(cut.map_or(order.len(), |c| c + 1));
+        }
+        if self.min_p > 0.0 {
+            // The largest weight is exp(0) = 1.
+            order.retain(|&i| weights[i].wide() >= self.min_p);
         }
         order
     }
