@@ -222,11 +222,21 @@ pub fn load(config: &DataConfig, hub: &Hub, split: Split) -> Result<Dataset> {
             bail!("no validation data: set `data.validation` to a share, a count or a source")
         }
         (_, None, Split::Train) => read_set(config, hub, name, &source, split)?,
-        (_, Some(Validation::Source(other)), Split::Validation) => {
-            read_set(config, hub, other, &Source::parse(other)?, Split::Validation)?
-        }
+        (_, Some(Validation::Source(other)), Split::Validation) => read_set(
+            config,
+            hub,
+            other,
+            &Source::parse(other)?,
+            Split::Validation,
+        )?,
         (_, Some(Validation::Source(other)), Split::Train) => {
-            let held_out = read_set(config, hub, other, &Source::parse(other)?, Split::Validation)?;
+            let held_out = read_set(
+                config,
+                hub,
+                other,
+                &Source::parse(other)?,
+                Split::Validation,
+            )?;
             without(read_set(config, hub, name, &source, split)?, &held_out)
         }
         (_, Some(validation), split) => {

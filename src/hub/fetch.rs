@@ -171,9 +171,14 @@ impl Fetch<'_> {
             .maybe_progress(progress)
             .send()
             .map_err(|error| self.diagnose(error))?;
-        for (file, expected) in sizes.iter().filter(|(file, _)| chosen.contains(file)) {
-            self.check_size(&folder, file, *expected)
-                .map_err(FetchError::Final)?;
+        // All are looked at, so that nothing broken stays in the cache; the first is reported.
+        let broken: Vec<HubError> = sizes
+            .iter()
+            .filter(|(file, _)| chosen.contains(file))
+            .filter_map(|(file, expected)| self.check_size(&folder, file, *expected).err())
+            .collect();
+        if let Some(error) = broken.into_iter().next() {
+            return Err(FetchError::Final(error));
         }
         Ok((folder, chosen))
     }

@@ -124,7 +124,10 @@ fn splits_are_found_in_the_usual_layouts() {
         ["train_prefs.jsonl"]
     );
     let named = files(&["gsm8k_test.jsonl", "gsm8k_train.jsonl"]);
-    assert_eq!(chosen(&named, None, "train").unwrap(), ["gsm8k_train.jsonl"]);
+    assert_eq!(
+        chosen(&named, None, "train").unwrap(),
+        ["gsm8k_train.jsonl"]
+    );
     let both = files(&["train.jsonl", "x_train.jsonl"]);
     assert_eq!(chosen(&both, None, "train").unwrap(), ["train.jsonl"]);
     let error = chosen(&lines, None, "validation").unwrap_err().to_string();
