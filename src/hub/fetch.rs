@@ -11,6 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Hub, HubError, Weights, choose_split};
 use crate::model::tokenizer::TOKENIZER_FILES;
 
+/// Picks from a repository's files.
+type Choose<'a> = dyn Fn(&[String]) -> Result<Vec<String>, HubError> + 'a;
+
 const DEFAULT_REVISION: &str = "main";
 
 impl Hub {
@@ -49,7 +52,7 @@ impl Hub {
         kind: T,
         repo: &str,
         revision: Option<&str>,
-        choose: &dyn Fn(&[String]) -> Result<Vec<String>, HubError>,
+        choose: &Choose<'_>,
     ) -> Result<(PathBuf, Vec<String>), HubError> {
         let client = self.client(repo)?;
         let (owner, name) = hf_hub::split_id(repo);
@@ -136,7 +139,7 @@ impl Fetch<'_> {
     fn online<T: RepoType>(
         &self,
         repository: &HFRepositorySync<T>,
-        choose: &dyn Fn(&[String]) -> Result<Vec<String>, HubError>,
+        choose: &Choose<'_>,
     ) -> Result<(PathBuf, Vec<String>), FetchError> {
         let entries = repository
             .list_tree()
@@ -206,7 +209,7 @@ impl Fetch<'_> {
     fn cached<T: RepoType>(
         &self,
         repository: &HFRepositorySync<T>,
-        choose: &dyn Fn(&[String]) -> Result<Vec<String>, HubError>,
+        choose: &Choose<'_>,
         absent: HubError,
     ) -> Result<(PathBuf, Vec<String>), HubError> {
         let folder = repository
