@@ -264,13 +264,21 @@ pub fn load(config: &DataConfig, hub: &Hub, split: Split) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Loads one source by itself, as evaluation does: `data.train` and `data.validation` are not looked at.
+/// Loads one source by itself, as evaluation does: `data.train` is not looked at, and of a generator
+/// the held-out problems are taken.
 ///
 /// Errors: as [`load`].
 pub fn load_source(config: &DataConfig, hub: &Hub, name: &str) -> Result<Dataset> {
     config.check()?;
     match Source::parse(name)? {
-        Source::Generated(kind) => generated_set(config, name, kind, None, Split::Validation),
+        Source::Generated(kind) => {
+            // Whatever share training leaves out, so that nothing trained on is evaluated.
+            let held_out = match &config.validation {
+                Some(Validation::Share(share)) => Some(split::Amount::Share(*share)),
+                _ => None,
+            };
+            generated_set(config, name, kind, held_out, Split::Validation)
+        }
         source => read_set(config, hub, name, &source, Split::Validation),
     }
 }
