@@ -284,39 +284,38 @@ pub(crate) fn choose_split(
     configuration: Option<&str>,
     split: &str,
 ) -> Result<Vec<String>, HubError> {
-    // `train_prefs` is a split of its own, but `gsm8k_train` is a train split where nothing else is.
-    let whole = |text: &str, word: &str| text.split(['-', '.', '/']).any(|part| part == word);
-    let partly = |text: &str, word: &str| text.split(['-', '.', '/', '_']).any(|part| part == word);
     let of_configuration = |file: &str| match configuration {
         None => true,
         Some(name) => {
             file.split('/').rev().skip(1).any(|folder| folder == name)
-                || (!file.contains('/') && partly(file, name))
+                || (!file.contains('/') && names_word(file, name, &LOOSE))
         }
     };
-    let in_format = |extension: &str, names: &dyn Fn(&str, &str) -> bool| -> Vec<String> {
-        let fits = |file: &&String| {
-            file.ends_with(extension)
-                && of_configuration(file)
-                // The configuration's own name must not pass for a split.
-                && names(strip_configuration(file, configuration), split)
-        };
-        let mut chosen: Vec<String> = files.iter().filter(fits).cloned().collect();
-        chosen.sort();
-        chosen
+    let holds = |file: &str, format: &str, separators: &[char]| {
+        file.ends_with(format)
+            && of_configuration(file)
+            // The configuration's own name must not pass for a split.
+            && names_word(strip_configuration(file, configuration), split, separators)
     };
     let formats: &[&str] = if cfg!(feature = "parquet") {
         &[".parquet", ".jsonl", ".json"]
     } else {
         &[".jsonl", ".json"]
     };
-    let ways: [&dyn Fn(&str, &str) -> bool; 2] = [&whole, &partly];
-    let chosen = ways
-        .into_iter()
-        .flat_map(|names| formats.iter().map(move |format| (format, names)))
-        .map(|(format, names)| in_format(format, names))
-        .find(|chosen| !chosen.is_empty());
-    let Some(chosen) = chosen else {
+    let mut chosen = Vec::new();
+    for separators in [&STRICT[..], &LOOSE[..]] {
+        for format in formats {
+            if chosen.is_empty() {
+                chosen = files
+                    .iter()
+                    .filter(|file| holds(file, format, separators))
+                    .cloned()
+                    .collect();
+            }
+        }
+    }
+    chosen.sort();
+    if chosen.is_empty() {
         let named = configuration
             .map(|name| format!(" in configuration `{name}`"))
             .unwrap_or_default();
@@ -330,7 +329,7 @@ pub(crate) fn choose_split(
             repo: repo.to_string(),
             what: format!("files of split `{split}`{named}; it holds {held}"),
         });
-    };
+    }
     if configuration.is_none() {
         let mut folders: Vec<String> = chosen
             .iter()
@@ -352,6 +351,15 @@ pub(crate) fn choose_split(
         }
     }
     Ok(chosen)
+}
+
+/// What separates the words of a file's path. `train_prefs` is a split of its own, but `gsm8k_train`
+/// is a train split where nothing else is.
+const STRICT: [char; 3] = ['-', '.', '/'];
+const LOOSE: [char; 4] = ['-', '.', '/', '_'];
+
+fn names_word(path: &str, word: &str, separators: &[char]) -> bool {
+    path.split(separators).any(|part| part == word)
 }
 
 fn strip_configuration<'a>(file: &'a str, configuration: Option<&str>) -> &'a str {

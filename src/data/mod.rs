@@ -222,11 +222,21 @@ pub fn load(config: &DataConfig, hub: &Hub, split: Split) -> Result<Dataset> {
             bail!("no validation data: set `data.validation` to a share, a count or a source")
         }
         (_, None, Split::Train) => read_set(config, hub, name, &source, split)?,
-        (_, Some(Validation::Source(other)), Split::Validation) => {
-            read_set(config, hub, other, &Source::parse(other)?, Split::Validation)?
-        }
+        (_, Some(Validation::Source(other)), Split::Validation) => read_set(
+            config,
+            hub,
+            other,
+            &Source::parse(other)?,
+            Split::Validation,
+        )?,
         (_, Some(Validation::Source(other)), Split::Train) => {
-            let held_out = read_set(config, hub, other, &Source::parse(other)?, Split::Validation)?;
+            let held_out = read_set(
+                config,
+                hub,
+                other,
+                &Source::parse(other)?,
+                Split::Validation,
+            )?;
             without(read_set(config, hub, name, &source, split)?, &held_out)
         }
         (_, Some(validation), split) => {
@@ -254,13 +264,21 @@ pub fn load(config: &DataConfig, hub: &Hub, split: Split) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Loads one source by itself, as evaluation does: `data.train` and `data.validation` are not looked at.
+/// Loads one source by itself, as evaluation does: `data.train` is not looked at, and of a generator
+/// the held-out problems are taken.
 ///
 /// Errors: as [`load`].
 pub fn load_source(config: &DataConfig, hub: &Hub, name: &str) -> Result<Dataset> {
     config.check()?;
     match Source::parse(name)? {
-        Source::Generated(kind) => generated_set(config, name, kind, None, Split::Validation),
+        Source::Generated(kind) => {
+            // Whatever share training leaves out, so that nothing trained on is evaluated.
+            let held_out = match &config.validation {
+                Some(Validation::Share(share)) => Some(split::Amount::Share(*share)),
+                _ => None,
+            };
+            generated_set(config, name, kind, held_out, Split::Validation)
+        }
         source => read_set(config, hub, name, &source, Split::Validation),
     }
 }

@@ -59,6 +59,9 @@ pub struct Prompts {
     pub kept: Vec<(Problem, Vec<u32>)>,
     /// Problems left out because their prompt is longer than allowed.
     pub dropped: usize,
+    /// Kept problems whose prompt begins with two BOS tokens: the data or the template write one
+    /// and the tokenizer adds another.
+    pub doubled_bos: usize,
 }
 
 /// Turns prompts into token ids.
@@ -159,6 +162,9 @@ impl Renderer {
                 .prompt(&problem.prompt)
                 .with_context(|| format!("problem `{}`", problem.id))?;
             if ids.len() <= limit {
+                let bos = self.tokenizer.bos();
+                prompts.doubled_bos +=
+                    usize::from(ids.len() > 1 && Some(ids[0]) == bos && Some(ids[1]) == bos);
                 prompts.kept.push((problem, ids));
             } else {
                 longest = longest.max(ids.len());
@@ -168,6 +174,12 @@ impl Renderer {
         if prompts.kept.is_empty() {
             bail!(
                 "all `{total}` prompts are longer than `{limit}` tokens (the longest has `{longest}`): raise `data.max_prompt_tokens` or use a model with a longer context"
+            );
+        }
+        if prompts.doubled_bos > 0 {
+            tracing::warn!(
+                "{} of {total} prompts begin with two BOS tokens: leave the BOS out of the data, or use the chat template",
+                prompts.doubled_bos
             );
         }
         if prompts.dropped > 0 {

@@ -117,6 +117,20 @@ fn generated_problems_need_no_file() {
 }
 
 #[test]
+fn a_source_is_loaded_by_itself_for_evaluation() {
+    let (_folder, path) = write("a.jsonl", &rows(5));
+    let config = DataConfig {
+        validation: Some(Validation::Share(0.05)),
+        ..config("generated:sums")
+    };
+    assert_eq!(load_source(&config, &hub(), &path).unwrap().len(), 5);
+    let held_out = load_source(&config, &hub(), "generated:sums").unwrap();
+    let train = texts(&load(&config, &hub(), Split::Train).unwrap());
+    assert!(held_out.len() > 500);
+    assert!(texts(&held_out).iter().all(|text| !train.contains(text)));
+}
+
+#[test]
 fn errors_name_file_and_line() {
     let (_folder, path) = write(
         "a.jsonl",

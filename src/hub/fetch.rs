@@ -11,6 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Hub, HubError, Weights, choose_split};
 use crate::model::tokenizer::TOKENIZER_FILES;
 
+/// Picks from a repository's files.
+type Choose<'a> = dyn Fn(&[String]) -> Result<Vec<String>, HubError> + 'a;
+
 const DEFAULT_REVISION: &str = "main";
 
 impl Hub {
@@ -49,7 +52,7 @@ impl Hub {
         kind: T,
         repo: &str,
         revision: Option<&str>,
-        choose: &dyn Fn(&[String]) -> Result<Vec<String>, HubError>,
+        choose: &Choose<'_>,
     ) -> Result<(PathBuf, Vec<String>), HubError> {
         let client = self.client(repo)?;
         let (owner, name) = hf_hub::split_id(repo);
@@ -136,7 +139,7 @@ impl Fetch<'_> {
     fn online<T: RepoType>(
         &self,
         repository: &HFRepositorySync<T>,
-        choose: &dyn Fn(&[String]) -> Result<Vec<String>, HubError>,
+        choose: &Choose<'_>,
     ) -> Result<(PathBuf, Vec<String>), FetchError> {
         let entries = repository
             .list_tree()
@@ -171,9 +174,14 @@ impl Fetch<'_> {
             .maybe_progress(progress)
             .send()
             .map_err(|error| self.diagnose(error))?;
-        for (file, expected) in sizes.iter().filter(|(file, _)| chosen.contains(file)) {
-            self.check_size(&folder, file, *expected)
-                .map_err(FetchError::Final)?;
+        // All are looked at, so that nothing broken stays in the cache; the first is reported.
+        let broken: Vec<HubError> = sizes
+            .iter()
+            .filter(|(file, _)| chosen.contains(file))
+            .filter_map(|(file, expected)| self.check_size(&folder, file, *expected).err())
+            .collect();
+        if let Some(error) = broken.into_iter().next() {
+            return Err(FetchError::Final(error));
         }
         Ok((folder, chosen))
     }
@@ -201,7 +209,7 @@ impl Fetch<'_> {
     fn cached<T: RepoType>(
         &self,
         repository: &HFRepositorySync<T>,
-        choose: &dyn Fn(&[String]) -> Result<Vec<String>, HubError>,
+        choose: &Choose<'_>,
         absent: HubError,
     ) -> Result<(PathBuf, Vec<String>), HubError> {
         let folder = repository

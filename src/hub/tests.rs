@@ -124,7 +124,10 @@ fn splits_are_found_in_the_usual_layouts() {
         ["train_prefs.jsonl"]
     );
     let named = files(&["gsm8k_test.jsonl", "gsm8k_train.jsonl"]);
-    assert_eq!(chosen(&named, None, "train").unwrap(), ["gsm8k_train.jsonl"]);
+    assert_eq!(
+        chosen(&named, None, "train").unwrap(),
+        ["gsm8k_train.jsonl"]
+    );
     let both = files(&["train.jsonl", "x_train.jsonl"]);
     assert_eq!(chosen(&both, None, "train").unwrap(), ["train.jsonl"]);
     let error = chosen(&lines, None, "validation").unwrap_err().to_string();
@@ -153,6 +156,8 @@ mod loopback {
         files: Vec<(&'static str, Vec<u8>)>,
         /// Answer every request with this status, error code and message.
         refusal: Option<(u16, &'static str)>,
+        /// Listing is open, files are not.
+        gated: bool,
         /// Answer downloads (not HEAD) with this status and an error page.
         broken_downloads: bool,
     }
@@ -283,6 +288,9 @@ mod loopback {
             .find_map(|prefix| path.strip_prefix(prefix.as_str()))
             && let Some((_, content)) = site.files.iter().find(|(name, _)| *name == file)
         {
+            if site.gated {
+                return respond(403, "X-Error-Code: GatedRepo\r\n", b"");
+            }
             if site.broken_downloads && method == "GET" {
                 return respond(403, "", b"<html>no</html>");
             }
@@ -464,6 +472,20 @@ mod loopback {
             );
             assert!(!error.contains('\n'));
         }
+        let gated = Site {
+            gated: true,
+            ..model_site()
+        };
+        let server = Server::start("owner/tiny", gated);
+        let cache = tempfile::tempdir().unwrap();
+        let error = server
+            .hub(cache.path())
+            .model("owner/tiny", None, Weights::Fetch)
+            .unwrap_err();
+        assert!(
+            matches!(error, HubError::Unauthorised { status: 403, .. }),
+            "{error}"
+        );
         let server = Server::start("owner/tiny", model_site());
         let cache = tempfile::tempdir().unwrap();
         let error = server

@@ -325,16 +325,6 @@ impl ChatTemplate {
         warnings
     }
 
-    /// Warns if rendered text would begin with two BOS tokens once `tokenizer` adds its own.
-    pub fn doubles_bos(&self, tokenizer: &Tokenizer, rendered: &str) -> bool {
-        let Some(bos) = tokenizer.bos() else {
-            return false;
-        };
-        tokenizer
-            .encode(rendered, true)
-            .is_ok_and(|ids| ids.len() > 1 && ids[0] == bos && ids[1] == bos)
-    }
-
     /// What the template writes before the first user turn, and the header of that turn.
     ///
     /// With A and B two texts, H the header and E the end of a turn, `[A]` renders to S H A E and

@@ -142,8 +142,8 @@ fn the_mask_is_that_of_transformers_up_to_the_last_eos() {
         if case["add_generation_prompt"] == true {
             continue;
         }
-        let messages = serde_json::from_value(case["messages"].clone()).unwrap();
-        let tokens = renderer.conversation(messages_of(&messages)).unwrap();
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let tokens = renderer.conversation(&messages).unwrap();
         assert_eq!(tokens.ids, ids[..=last], "{}", case["name"]);
         assert_eq!(
             tokens.learnt,
@@ -157,10 +157,6 @@ fn the_mask_is_that_of_transformers_up_to_the_last_eos() {
         count += 1;
     }
     assert!(count > 0);
-}
-
-fn messages_of(messages: &Vec<Message>) -> &[Message] {
-    messages
 }
 
 #[test]
@@ -210,6 +206,20 @@ fn long_prompts_are_left_out_and_counted() {
         error.contains("all `3` prompts are longer than `5` tokens"),
         "{error}"
     );
+}
+
+#[test]
+fn prompts_with_two_bos_are_counted() {
+    let plain = |text: &str| Problem {
+        prompt: Prompt::Text(text.into()),
+        ..problem(text)
+    };
+    let problems = vec![
+        plain("<|im_start|><|im_start|>2+3="),
+        plain("<|im_start|>2+3="),
+    ];
+    let prompts = renderer().prompts(problems, 100).unwrap();
+    assert_eq!((prompts.kept.len(), prompts.doubled_bos), (2, 1));
 }
 
 #[test]

@@ -2,7 +2,6 @@ use super::*;
 use crate::model::tokenizer::Tokenizer;
 use serde_json::json;
 use std::path::PathBuf;
-use time::macros::format_description;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -28,17 +27,28 @@ fn messages(json: Json) -> Vec<Message> {
 }
 
 fn options(case: &Json) -> RenderOptions {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
     RenderOptions {
         add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap_or(false),
         tools: case["tools"].as_array().cloned(),
         variables: case["kwargs"].as_object().cloned().unwrap_or_default(),
-        now: case["now"].as_str().map(|now| {
-            let now = now.replace(' ', "T");
-            PrimitiveDateTime::parse(&now[..19.min(now.len())], &format)
-                .unwrap_or_else(|error| panic!("{now}: {error}"))
-        }),
+        now: case["now"].as_str().map(date_time),
     }
+}
+
+/// `2024-07-26T12:00:00`, whatever separates the numbers.
+fn date_time(text: &str) -> PrimitiveDateTime {
+    let numbers: Vec<u16> = text
+        .split(|character: char| !character.is_ascii_digit())
+        .map(|number| number.parse().unwrap())
+        .collect();
+    let [year, month, day, hour, minute, second] = numbers[..] else {
+        panic!("`{text}` is not a date and a time");
+    };
+    let small = |number: u16| u8::try_from(number).unwrap();
+    let month = time::Month::try_from(small(month)).unwrap();
+    let date = time::Date::from_calendar_date(i32::from(year), month, small(day)).unwrap();
+    date.with_hms(small(hour), small(minute), small(second))
+        .unwrap()
 }
 
 /// Every case was rendered by transformers; tests/fixtures/make_text.py makes them.

@@ -261,7 +261,9 @@ fn the_real_tokenizer_loads_quickly() {
     let folder = Path::new(&shared).join("models/smollm2-135m-instruct");
     if !folder.is_dir() {
         #[allow(clippy::print_stderr)]
-        eprintln!("skipped: no `{}`", folder.display());
+        {
+            eprintln!("skipped: no `{}`", folder.display());
+        }
         return;
     }
     let tokenizer = Tokenizer::from_folder(&folder).unwrap();
