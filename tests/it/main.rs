@@ -5,6 +5,5 @@
 mod config;
 mod configs;
 mod explain;
-mod families;
 mod program;
 mod usage;
