@@ -28,6 +28,8 @@ pub(crate) struct Answer {
     pub(crate) unit: Unit,
     pub(crate) symbols: Vec<String>,
     pub(crate) choice: Option<char>,
+    /// Whether its letter stands like a choice: a capital, or in brackets.
+    pub(crate) can_be_choice: bool,
     /// Whether it is a choice beyond doubt, and not perhaps a variable.
     pub(crate) is_marked_choice: bool,
     pub(crate) time: Option<(String, Option<bool>)>,
@@ -37,7 +39,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn read(raw: &str, how: &Reading<'_>) -> Answer {
-        let Tokens { mut list, is_comma_ambiguous, .. } = tokenise(raw, how.commas);
+        let Tokens {
+            mut list,
+            is_comma_ambiguous,
+            ..
+        } = tokenise(raw, how.commas);
         for token in &mut list {
             if let Tok::Sym(name) = &mut token.tok {
                 if let Some((_, new)) = how.rename.iter().find(|(old, _)| old == name) {
@@ -46,17 +52,28 @@ impl Answer {
             }
         }
         let list = without_lead(list);
-        let symbols = symbols(&list);
         let choice = text::choice(raw);
         let is_marked_choice = choice.is_some() && (raw.contains('(') || raw.contains("\\text"));
+        let can_be_choice = is_marked_choice || raw.contains(|c: char| c.is_ascii_uppercase());
         let time = text::time(raw);
         let has_words = list.iter().any(|token| match &token.tok {
             Tok::Text(_) => true,
             Tok::Word(word) => word.len() > 4 || text::is_word(word),
             _ => false,
         });
-        let (stripped, mut unit) = unit::strip(&list, if how.symbols.is_empty() { &[] } else { how.symbols });
-        let bounds = Bounds { depth: how.limits.depth, nodes: how.limits.nodes };
+        let (stripped, mut unit) = unit::strip(
+            &list,
+            if how.symbols.is_empty() {
+                &[]
+            } else {
+                how.symbols
+            },
+        );
+        let symbols = symbols(stripped);
+        let bounds = Bounds {
+            depth: how.limits.depth,
+            nodes: how.limits.nodes,
+        };
         let mut node = special(raw, &list).map_or_else(|| parse(stripped, bounds), Ok);
         if node.is_err() {
             // What was taken for a unit may belong to the formula.
@@ -68,12 +85,42 @@ impl Answer {
             }
         }
         let is_words = node.is_err() && has_words;
-        Answer { raw: raw.to_string(), tokens: list, is_comma_ambiguous, node, unit, symbols, choice, is_marked_choice, time, is_words }
+        Answer {
+            raw: raw.to_string(),
+            tokens: list,
+            is_comma_ambiguous,
+            node,
+            unit,
+            symbols,
+            choice,
+            can_be_choice,
+            is_marked_choice,
+            time,
+            is_words,
+        }
     }
 
     pub(crate) fn same_tokens(&self, other: &Answer) -> bool {
-        let is_equal = self.tokens.len() == other.tokens.len() && self.tokens.iter().zip(&other.tokens).all(|(a, b)| a.tok == b.tok);
+        let is_equal = self.tokens.len() == other.tokens.len()
+            && self
+                .tokens
+                .iter()
+                .zip(&other.tokens)
+                .all(|(a, b)| a.tok == b.tok);
         (is_equal && !self.tokens.is_empty()) || self.raw.trim() == other.raw.trim()
+    }
+
+    /// The answer when it is one run of three letters or more: a name or a word, not a product.
+    pub(crate) fn lone_word(&self) -> Option<&str> {
+        match &self.tokens[..] {
+            [
+                Token {
+                    tok: Tok::Word(word),
+                    ..
+                },
+            ] if word.len() >= 3 => Some(word),
+            _ => None,
+        }
     }
 
     /// The value where it is a plain rational, else the tokens without layout.
@@ -131,19 +178,44 @@ fn symbols(tokens: &[Token]) -> Vec<String> {
 
 /// Drops words before a value that only introduce it: `The answer is 18`, `about 5`.
 fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
-    let lead = list.iter().take_while(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)) || token.tok == Tok::Ch(':')).count();
+    let lead = list
+        .iter()
+        .take_while(|token| {
+            matches!(token.tok, Tok::Text(_) | Tok::Word(_)) || token.tok == Tok::Ch(':')
+        })
+        .count();
     if lead == 0 || lead == list.len() {
         return list;
     }
-    let last = list[..lead].iter().rev().find_map(|token| match &token.tok {
-        Tok::Text(text) | Tok::Word(text) => text.split_whitespace().next_back().map(str::to_lowercase),
-        _ => None,
-    });
+    let last = list[..lead]
+        .iter()
+        .rev()
+        .find_map(|token| match &token.tok {
+            Tok::Text(text) | Tok::Word(text) => {
+                text.split_whitespace().next_back().map(str::to_lowercase)
+            }
+            _ => None,
+        });
     let introduces = |word: &str| {
         let word = word.trim_end_matches([':', ',']);
-        ["is", "are", "be", "answer", "approximately", "about", "exactly", "equals", "roughly", "nearly", "value", "total"].contains(&word)
+        [
+            "is",
+            "are",
+            "be",
+            "answer",
+            "approximately",
+            "about",
+            "exactly",
+            "equals",
+            "roughly",
+            "nearly",
+            "value",
+            "total",
+        ]
+        .contains(&word)
     };
-    let has_colon = list[lead - 1].tok == Tok::Ch(':') || last.as_deref().is_some_and(|word| word.ends_with(':'));
+    let has_colon = list[lead - 1].tok == Tok::Ch(':')
+        || last.as_deref().is_some_and(|word| word.ends_with(':'));
     if last.as_deref().is_some_and(introduces) || (has_colon && lead <= 8) {
         list.drain(..lead);
     }
@@ -152,7 +224,9 @@ fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
 
 /// Answers that are no formula on their face: sets in words, digits with letters in a base.
 fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
-    let is_wordy = tokens.iter().any(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)));
+    let is_wordy = tokens
+        .iter()
+        .any(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)));
     if is_wordy && raw.len() < 100 {
         if text::is_no_solution(raw) {
             return Some(Node::Set(Vec::new()));
@@ -163,8 +237,15 @@ fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
     }
     let at = raw.rfind('_')?;
     let clean = |part: &str| {
-        let part = part.replace("\\text", "").replace("\\mathrm", "");
-        part.chars().filter(|c| !c.is_whitespace() && !"{}()$\\,".contains(*c)).collect::<String>()
+        let part = part
+            .replace("\\text", "")
+            .replace("\\mathrm", "")
+            .replace("\\,", "")
+            .replace("\\!", "");
+        part.trim()
+            .chars()
+            .filter(|c| !"{}()$".contains(*c))
+            .collect::<String>()
     };
     let (digits, base) = (clean(&raw[..at]), clean(&raw[at + 1..]));
     let base = match base.as_str() {
@@ -179,15 +260,29 @@ fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
         "ten" => 10,
         "twelve" => 12,
         "sixteen" => 16,
-        base => base.parse::<u32>().ok().filter(|base| (2..=36).contains(base))?,
+        base => base
+            .parse::<u32>()
+            .ok()
+            .filter(|base| (2..=36).contains(base))?,
     };
-    let is_number = digits.len() <= 64 && digits.starts_with(|c: char| c.is_ascii_alphanumeric()) && digits.chars().all(|c| c.to_digit(36).is_some_and(|digit| digit < base));
+    let is_number = digits.len() <= 64
+        && digits.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && digits
+            .chars()
+            .all(|c| c.to_digit(36).is_some_and(|digit| digit < base));
     let has_digit = digits.contains(|c: char| c.is_ascii_digit()) || base > 10 && digits.len() > 1;
-    (is_number && has_digit).then(|| Node::Based { digits: digits.trim_start_matches('0').to_string(), base })
+    (is_number && has_digit).then(|| Node::Based {
+        digits: digits.trim_start_matches('0').to_string(),
+        base,
+    })
 }
 
 /// Compares two values and their units.
-pub(crate) fn with_units(comparison: &mut Comparison<'_>, gold: (&Node, &Unit), pred: (&Node, &Unit)) -> Result<bool, super::ball::Trouble> {
+pub(crate) fn with_units(
+    comparison: &mut Comparison<'_>,
+    gold: (&Node, &Unit),
+    pred: (&Node, &Unit),
+) -> Result<bool, super::ball::Trouble> {
     let ((g, g_unit), (p, p_unit)) = (gold, pred);
     if g_unit.is_none() || p_unit.is_none() || g_unit == p_unit {
         let is_equal = comparison.equal(g, p)?;
@@ -197,12 +292,19 @@ pub(crate) fn with_units(comparison: &mut Comparison<'_>, gold: (&Node, &Unit), 
         return Ok(is_equal);
     }
     if comparison.policy.units == Units::Strict {
-        let Some(ratio) = p_unit.ratio_to(g_unit) else { return Ok(false) };
-        let (Some(a), Some(b)) = (exact(g, comparison.limits, &comparison.clock)?, exact(p, comparison.limits, &comparison.clock)?) else {
+        let Some(ratio) = p_unit.ratio_to(g_unit) else {
+            return Ok(false);
+        };
+        let (Some(a), Some(b)) = (
+            exact(g, comparison.limits, &comparison.clock)?,
+            exact(p, comparison.limits, &comparison.clock)?,
+        ) else {
             return Ok(ratio == 1.0 && comparison.equal(g, p)?);
         };
         comparison.method = Method::Rational;
-        let Some(ratio) = super::rational::Rational::decimal(&format!("{ratio:.12}")) else { return Ok(false) };
+        let Some(ratio) = super::rational::Rational::decimal(&format!("{ratio:.12}")) else {
+            return Ok(false);
+        };
         return Ok(a == b.mul(&ratio));
     }
     let is_equal = comparison.equal(g, p)?;
@@ -218,12 +320,21 @@ pub(crate) fn same_text(g: &Answer, p: &Answer) -> bool {
     if a.is_empty() || b.is_empty() {
         return false;
     }
+    if g.node.is_ok() {
+        // A formula is not matched by how it looks.
+        return false;
+    }
     if a == b {
         return true;
     }
     let parts = |text: &str| {
-        let mut parts: Vec<String> =
-            text.replace(" and ", ",").replace(';', ",").split(',').map(|part| text::normal(part.trim().trim_start_matches("and "))).filter(|part| !part.is_empty()).collect();
+        let mut parts: Vec<String> = text
+            .replace(" and ", ",")
+            .replace(';', ",")
+            .split(',')
+            .map(|part| text::normal(part.trim().trim_start_matches("and ")))
+            .filter(|part| !part.is_empty())
+            .collect();
         parts.sort();
         parts
     };
@@ -232,27 +343,46 @@ pub(crate) fn same_text(g: &Answer, p: &Answer) -> bool {
 }
 
 fn squeezed(raw: &str) -> String {
-    raw.replace("\\left", "").replace("\\right", "").replace("\\!", "").replace("dfrac", "frac").replace("tfrac", "frac").chars().filter(|c| !c.is_whitespace() && *c != '$').collect()
+    raw.replace("\\left", "")
+        .replace("\\right", "")
+        .replace("\\!", "")
+        .replace("dfrac", "frac")
+        .replace("tfrac", "frac")
+        .chars()
+        .filter(|c| !c.is_whitespace() && *c != '$')
+        .collect()
 }
 
 /// Names of the prediction's variables replaced by the gold's, in the order in which they occur.
 pub(crate) fn renaming(gold: &str, pred: &str) -> Vec<(String, String)> {
     let names = |text: &str| symbols(&tokenise(text, Commas::Thousands).list);
-    names(pred).into_iter().zip(names(gold)).filter(|(old, new)| old != new).collect()
+    names(pred)
+        .into_iter()
+        .zip(names(gold))
+        .filter(|(old, new)| old != new)
+        .collect()
 }
 
 /// An additive constant may be called `C` or `c`.
 pub(crate) fn constant_of_integration(gold: &str, pred: &str) -> Vec<(String, String)> {
-    let ends_with = |text: &str, name: &str| {
-        let plain = text.trim_end_matches(['$', '.', ' ', '}']);
-        plain.strip_suffix(name).is_some_and(|rest| rest.trim_end().ends_with('+')) && plain.matches(name).count() == 1
-    };
-    for (a, b) in [("C", "c"), ("c", "C")] {
-        if ends_with(gold, a) && ends_with(pred, b) && !gold.contains(b) {
-            return vec![(b.to_string(), a.to_string())];
-        }
+    if !gold.trim_end_matches(['$', '.', ' ']).ends_with(['C', 'c']) {
+        return Vec::new();
     }
-    Vec::new()
+    let added = |text: &str| match &tokenise(text, Commas::Thousands).list[..] {
+        [
+            ..,
+            plus,
+            Token {
+                tok: Tok::Sym(name),
+                ..
+            },
+        ] if plus.tok == Tok::Ch('+') && name.eq_ignore_ascii_case("c") => Some(name.clone()),
+        _ => None,
+    };
+    match (added(gold), added(pred)) {
+        (Some(new), Some(old)) if new != old => vec![(old, new)],
+        _ => Vec::new(),
+    }
 }
 
 /// `0,5` as `0.5`, when the gold is a plain number and the digits after the comma are no thousands.
@@ -262,7 +392,11 @@ pub(crate) fn with_decimal_point(gold: &str, pred: &str) -> Option<String> {
     let (whole, part) = plain.split_once(',')?;
     let digits = whole.strip_prefix('-').unwrap_or(whole);
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let fits = is_digits(digits) && is_digits(part) && digits.len() <= 12 && part.len() <= 12 && part.len() != 3;
+    let fits = is_digits(digits)
+        && is_digits(part)
+        && digits.len() <= 12
+        && part.len() <= 12
+        && (part.len() != 3 || digits == "0");
     fits.then(|| format!("{whole}.{part}"))
 }
 
@@ -276,14 +410,20 @@ pub(crate) struct Simple {
 
 impl Simple {
     pub(crate) fn equals(&self, other: &Simple) -> bool {
-        match (self.num.checked_mul(other.den), other.num.checked_mul(self.den)) {
+        match (
+            self.num.checked_mul(other.den),
+            other.num.checked_mul(self.den),
+        ) {
             (Some(a), Some(b)) => a == b,
             _ => false,
         }
     }
 
     pub(crate) fn method(&self, other: &Simple) -> Method {
-        match (self.is_decimal || other.is_decimal, self.is_fraction || other.is_fraction) {
+        match (
+            self.is_decimal || other.is_decimal,
+            self.is_fraction || other.is_fraction,
+        ) {
             (true, _) => Method::Decimal,
             (_, true) => Method::Rational,
             _ => Method::Integer,
@@ -295,7 +435,11 @@ impl std::fmt::Display for Simple {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let divisor = num_integer::gcd(self.num, self.den);
         let (num, den) = (self.num / divisor, self.den / divisor);
-        if den == 1 { write!(out, "{num}") } else { write!(out, "{num}/{den}") }
+        if den == 1 {
+            write!(out, "{num}")
+        } else {
+            write!(out, "{num}/{den}")
+        }
     }
 }
 
@@ -307,24 +451,51 @@ pub(crate) fn simple(text: &str) -> Option<Simple> {
         None => (false, text),
     };
     let digits = |text: &str| -> Option<i128> {
-        if text.is_empty() || text.len() > 15 || !text.bytes().all(|byte| byte.is_ascii_digit()) { None } else { text.parse().ok() }
+        if text.is_empty() || text.len() > 15 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            None
+        } else {
+            text.parse().ok()
+        }
     };
     let sign = if is_negative { -1 } else { 1 };
     if let Some(value) = digits(body) {
-        return Some(Simple { num: sign * value, den: 1, is_decimal: false, is_fraction: false });
+        return Some(Simple {
+            num: sign * value,
+            den: 1,
+            is_decimal: false,
+            is_fraction: false,
+        });
     }
     if let Some((whole, part)) = body.split_once('.') {
         let value = digits(&format!("{whole}{part}"))?;
         if part.is_empty() || whole.is_empty() && part.is_empty() {
-            return Some(Simple { num: sign * value, den: 1, is_decimal: false, is_fraction: false });
+            return Some(Simple {
+                num: sign * value,
+                den: 1,
+                is_decimal: false,
+                is_fraction: false,
+            });
         }
         digits(part)?;
-        return Some(Simple { num: sign * value, den: 10i128.pow(part.len() as u32), is_decimal: true, is_fraction: false });
+        return Some(Simple {
+            num: sign * value,
+            den: 10i128.pow(part.len() as u32),
+            is_decimal: true,
+            is_fraction: false,
+        });
     }
-    let (num, den) = match body.strip_prefix("\\frac{").or_else(|| body.strip_prefix("\\dfrac{")) {
+    let (num, den) = match body
+        .strip_prefix("\\frac{")
+        .or_else(|| body.strip_prefix("\\dfrac{"))
+    {
         Some(rest) => rest.strip_suffix('}')?.split_once("}{")?,
         None => body.split_once('/')?,
     };
     let (num, den) = (digits(num)?, digits(den)?);
-    (den != 0).then_some(Simple { num: sign * num, den, is_decimal: false, is_fraction: true })
+    (den != 0).then_some(Simple {
+        num: sign * num,
+        den,
+        is_decimal: false,
+        is_fraction: true,
+    })
 }

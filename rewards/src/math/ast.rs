@@ -8,7 +8,11 @@ pub(crate) enum Node {
     /// An exact number that is not written as a decimal.
     Num(Rational),
     /// A number written with a decimal point: its value, and the digits after the point.
-    Dec { value: Rational, places: u32, significant: u32 },
+    Dec {
+        value: Rational,
+        places: u32,
+        significant: u32,
+    },
     /// A variable, with its subscript and primes in the name.
     Sym(String),
     Pi,
@@ -30,9 +34,19 @@ pub(crate) enum Node {
     Percent(Box<Node>),
     Degrees(Box<Node>),
     /// A finite sum or product: variable, bounds, body.
-    Series { is_sum: bool, var: String, low: Box<Node>, high: Box<Node>, body: Box<Node> },
+    Series {
+        is_sum: bool,
+        var: String,
+        low: Box<Node>,
+        high: Box<Node>,
+        body: Box<Node>,
+    },
     /// `(a, b)`, `[a, b)` and so on: a tuple or an interval.
-    Group { open: char, items: Vec<Node>, close: char },
+    Group {
+        open: char,
+        items: Vec<Node>,
+        close: char,
+    },
     Set(Vec<Node>),
     /// Items without brackets, by commas or words.
     List(Vec<Node>),
@@ -47,8 +61,10 @@ pub(crate) enum Node {
     In(Box<Node>, Box<Node>),
     Ratio(Vec<Node>),
     /// Digits and the base they are written in.
-    Based { digits: String, base: u32 },
-    Text(String),
+    Based {
+        digits: String,
+        base: u32,
+    },
 }
 
 /// A relation sign.
@@ -182,7 +198,15 @@ impl Func {
 
     /// Whether its values are only defined at integers, so that it is tested there.
     pub(crate) fn is_discrete(self) -> bool {
-        matches!(self, Func::Factorial | Func::DoubleFactorial | Func::Binomial | Func::Gcd | Func::Lcm | Func::Mod)
+        matches!(
+            self,
+            Func::Factorial
+                | Func::DoubleFactorial
+                | Func::Binomial
+                | Func::Gcd
+                | Func::Lcm
+                | Func::Mod
+        )
     }
 }
 
@@ -198,16 +222,32 @@ impl Node {
     /// The direct parts.
     pub(crate) fn children(&self) -> Vec<&Node> {
         match self {
-            Node::Add(items) | Node::Mul(items) | Node::Set(items) | Node::List(items) | Node::Union(items) => items.iter().collect(),
-            Node::Intersection(items) | Node::Ratio(items) | Node::Group { items, .. } => items.iter().collect(),
-            Node::Call(_, items) | Node::Apply(_, items) | Node::Relation(items, _) => items.iter().collect(),
+            Node::Add(items)
+            | Node::Mul(items)
+            | Node::Set(items)
+            | Node::List(items)
+            | Node::Union(items) => items.iter().collect(),
+            Node::Intersection(items) | Node::Ratio(items) | Node::Group { items, .. } => {
+                items.iter().collect()
+            }
+            Node::Call(_, items) | Node::Apply(_, items) | Node::Relation(items, _) => {
+                items.iter().collect()
+            }
             Node::Neg(a) | Node::Inverse(a) | Node::Percent(a) | Node::Degrees(a) => vec![a],
             Node::Pow(a, b) | Node::Root(a, b) | Node::Minus(a, b) | Node::In(a, b) => vec![a, b],
             Node::PlusMinus(a, b, _) => a.iter().map(|a| &**a).chain([&**b]).collect(),
-            Node::Series { low, high, body, .. } => vec![low, high, body],
+            Node::Series {
+                low, high, body, ..
+            } => vec![low, high, body],
             Node::Matrix(rows) => rows.iter().flatten().collect(),
-            Node::Num(_) | Node::Dec { .. } | Node::Sym(_) | Node::Pi | Node::E | Node::I | Node::Infinity => Vec::new(),
-            Node::Numbers(_) | Node::Based { .. } | Node::Text(_) => Vec::new(),
+            Node::Num(_)
+            | Node::Dec { .. }
+            | Node::Sym(_)
+            | Node::Pi
+            | Node::E
+            | Node::I
+            | Node::Infinity => Vec::new(),
+            Node::Numbers(_) | Node::Based { .. } => Vec::new(),
         }
     }
 
@@ -223,7 +263,11 @@ impl Node {
             Node::Union(items) => Node::Union(all(items)),
             Node::Intersection(items) => Node::Intersection(all(items)),
             Node::Ratio(items) => Node::Ratio(all(items)),
-            Node::Group { open, items, close } => Node::Group { open: *open, items: all(items), close: *close },
+            Node::Group { open, items, close } => Node::Group {
+                open: *open,
+                items: all(items),
+                close: *close,
+            },
             Node::Call(func, items) => Node::Call(*func, all(items)),
             Node::Apply(name, items) => Node::Apply(name.clone(), all(items)),
             Node::Relation(items, ops) => Node::Relation(all(items), ops.clone()),
@@ -235,10 +279,22 @@ impl Node {
             Node::Root(a, b) => Node::Root(one(a), one(b)),
             Node::Minus(a, b) => Node::Minus(one(a), one(b)),
             Node::In(a, b) => Node::In(one(a), one(b)),
-            Node::PlusMinus(a, b, is_lower) => Node::PlusMinus(a.as_ref().map(|a| one(a)), one(b), *is_lower),
-            Node::Series { is_sum, var, low, high, body } => {
-                Node::Series { is_sum: *is_sum, var: var.clone(), low: one(low), high: one(high), body: one(body) }
+            Node::PlusMinus(a, b, is_lower) => {
+                Node::PlusMinus(a.as_ref().map(|a| one(a)), one(b), *is_lower)
             }
+            Node::Series {
+                is_sum,
+                var,
+                low,
+                high,
+                body,
+            } => Node::Series {
+                is_sum: *is_sum,
+                var: var.clone(),
+                low: one(low),
+                high: one(high),
+                body: one(body),
+            },
             Node::Matrix(rows) => Node::Matrix(rows.iter().map(|row| all(row)).collect()),
             leaf => leaf.clone(),
         }
@@ -257,7 +313,13 @@ impl Node {
                     names.push(name.clone());
                 }
             }
-            Node::Series { var, low, high, body, .. } => {
+            Node::Series {
+                var,
+                low,
+                high,
+                body,
+                ..
+            } => {
                 low.variables(names);
                 high.variables(names);
                 let mut inner = Vec::new();
@@ -268,7 +330,10 @@ impl Node {
                     }
                 }
             }
-            other => other.children().into_iter().for_each(|child| child.variables(names)),
+            other => other
+                .children()
+                .into_iter()
+                .for_each(|child| child.variables(names)),
         }
     }
 
@@ -294,7 +359,6 @@ impl Node {
                 | Node::In(..)
                 | Node::Ratio(_)
                 | Node::Based { .. }
-                | Node::Text(_)
                 | Node::PlusMinus(..)
         )
     }

@@ -59,19 +59,21 @@ impl Comparison<'_> {
         match (g, p) {
             (Node::Relation(..), Node::Relation(..)) => {
                 if let (Some((a, x)), Some((b, y))) = (assignment(g), assignment(p)) {
-                    if a == b {
+                    // `f(x) = ...` and `y = ...` name the same curve.
+                    let is_curve = |one: &Node, other: &Node| {
+                        matches!(one, Node::Apply(_, arguments) if arguments.len() == 1)
+                            && *other == Node::Sym("y".into())
+                    };
+                    if a == b || is_curve(&a, &b) || is_curve(&b, &a) {
                         return self.equal(&x, &y);
                     }
                 }
                 self.method = Method::Relation;
                 self.relations(g, p)
             }
-            (_, Node::Relation(sides, ops)) => match self.value_of(p)? {
+            (_, Node::Relation(..)) => match self.value_of(p)? {
                 Some(value) => self.equal(g, &value),
-                None => {
-                    let _ = (sides, ops);
-                    self.mismatch()
-                }
+                None => self.mismatch(),
             },
             (Node::Relation(..), _) => match assignment(g) {
                 Some((_, value)) => self.equal(&value, p),
@@ -79,8 +81,13 @@ impl Comparison<'_> {
             },
             (Node::Based { .. }, _) | (_, Node::Based { .. }) => self.based(g, p),
             (Node::Ratio(a), Node::Ratio(b)) => self.ratios(a, b),
-            (Node::Ratio(parts), other) | (other, Node::Ratio(parts)) if parts.len() == 2 && other.is_scalar() => {
-                let quotient = Node::Mul(vec![parts[0].clone(), Node::Inverse(parts[1].clone().boxed())]);
+            (Node::Ratio(parts), other) | (other, Node::Ratio(parts))
+                if parts.len() == 2 && other.is_scalar() =>
+            {
+                let quotient = Node::Mul(vec![
+                    parts[0].clone(),
+                    Node::Inverse(parts[1].clone().boxed()),
+                ]);
                 self.equal(&quotient, other)
             }
             _ => self.collections(g, p),
@@ -97,7 +104,9 @@ impl Comparison<'_> {
         if let Some((_, value)) = assignment(node) {
             return Ok(Some(value));
         }
-        let Some(sides) = equal_sides(node) else { return Ok(None) };
+        let Some(sides) = equal_sides(node) else {
+            return Ok(None);
+        };
         let (last, rest) = sides.split_last().expect("a relation has sides");
         if rest.is_empty() {
             return Ok(Some(last.clone()));
@@ -107,7 +116,9 @@ impl Comparison<'_> {
             if is_lone(side) {
                 continue;
             }
-            let is_value = side.is_scalar() && last.is_scalar() && (!side.has_variables() || last.has_variables());
+            let is_value = side.is_scalar()
+                && last.is_scalar()
+                && (!side.has_variables() || last.has_variables());
             if !is_value || !self.scalars_equal(side, last)? {
                 return Ok(None);
             }
@@ -127,9 +138,24 @@ impl Comparison<'_> {
             return self.vector(&rows, g);
         }
         match (g, p) {
-            (Node::Group { open: a, items: x, close: b }, Node::Group { open: c, items: y, close: d }) => {
+            (
+                Node::Group {
+                    open: a,
+                    items: x,
+                    close: b,
+                },
+                Node::Group {
+                    open: c,
+                    items: y,
+                    close: d,
+                },
+            ) => {
                 let is_interval = x.len() == 2 && x.iter().chain(y).any(|item| has_infinity(item));
-                self.method = if is_interval || (*a, *b) != ('(', ')') { Method::Interval } else { Method::Tuple };
+                self.method = if is_interval || (*a, *b) != ('(', ')') {
+                    Method::Interval
+                } else {
+                    Method::Tuple
+                };
                 if !is_interval && ((a == &'(') != (c == &'(') || (b == &')') != (d == &')')) {
                     return Ok(false);
                 }
@@ -140,20 +166,39 @@ impl Comparison<'_> {
                 }
                 self.in_order(x, y)
             }
-            (Node::Group { open: '(', items, close: ')' }, Node::List(others)) => {
+            (
+                Node::Group {
+                    open: '(',
+                    items,
+                    close: ')',
+                },
+                Node::List(others),
+            ) => {
                 self.method = Method::Tuple;
                 let named = named_values(others);
                 self.in_order(items, named.as_deref().unwrap_or(others))
             }
-            (Node::List(items), Node::Group { open: '(', items: others, close: ')' }) => {
+            (
+                Node::List(items),
+                Node::Group {
+                    open: '(',
+                    items: others,
+                    close: ')',
+                },
+            ) => {
                 self.method = Method::Tuple;
-                if items.iter().any(|item| matches!(item, Node::Group { .. } | Node::List(_))) {
+                if items
+                    .iter()
+                    .any(|item| matches!(item, Node::Group { .. } | Node::List(_)))
+                {
                     return Ok(false);
                 }
                 let named = named_values(items);
                 self.in_order(named.as_deref().unwrap_or(items), others)
             }
-            (Node::Group { .. }, Node::Set(_)) | (Node::Set(_), Node::Group { .. }) => self.mismatch(),
+            (Node::Group { .. }, Node::Set(_)) | (Node::Set(_), Node::Group { .. }) => {
+                self.mismatch()
+            }
             (Node::List(items) | Node::Set(items), Node::List(others) | Node::Set(others)) => {
                 self.method = Method::Set;
                 self.lists(items, others)
@@ -209,8 +254,12 @@ impl Comparison<'_> {
             return Err(Trouble::TooLarge);
         }
         match (named_values(g), named_values(p)) {
-            (Some(a), None) if !p.iter().any(|item| assignment(item).is_some()) => return self.in_order(&a, p),
-            (None, Some(b)) if !g.iter().any(|item| assignment(item).is_some()) => return self.in_order(g, &b),
+            (Some(a), None) if !p.iter().any(|item| assignment(item).is_some()) => {
+                return self.in_order(&a, p);
+            }
+            (None, Some(b)) if !g.iter().any(|item| assignment(item).is_some()) => {
+                return self.in_order(g, &b);
+            }
             _ => {}
         }
         let (g, p) = (self.distinct(g)?, self.distinct(p)?);
@@ -247,7 +296,7 @@ impl Comparison<'_> {
     }
 
     fn sorted_match(&mut self, g: &[Node], p: &[Node]) -> Result<Option<bool>, Trouble> {
-        let mut values = |items: &[Node]| -> Result<Option<Vec<Rational>>, Trouble> {
+        let values = |items: &[Node]| -> Result<Option<Vec<Rational>>, Trouble> {
             let mut values = Vec::with_capacity(items.len());
             for item in items {
                 match exact(item, self.limits, &self.clock)? {
@@ -266,9 +315,17 @@ impl Comparison<'_> {
         let mut kept: Vec<Node> = Vec::new();
         for item in items {
             let mut is_known = kept.contains(item);
-            if !is_known && kept.len() <= 24 && item.is_scalar() && !item.has_variables() {
-                for other in &kept {
-                    if other.is_scalar() && !other.has_variables() && self.scalars_equal(other, item).unwrap_or(false) {
+            // By value in short lists only: longer ones would take a quadratic number of evaluations.
+            if !is_known && items.len() <= 24 && item.is_scalar() && !item.has_variables() {
+                for other in kept
+                    .iter()
+                    .filter(|other| other.is_scalar() && !other.has_variables())
+                {
+                    let is_equal = match self.scalars_equal(other, item) {
+                        Err(Trouble::Timeout) => return Err(Trouble::Timeout),
+                        result => result.unwrap_or(false),
+                    };
+                    if is_equal {
                         is_known = true;
                         break;
                     }
@@ -298,11 +355,22 @@ impl Comparison<'_> {
         let is_vector = rows.iter().all(|row| row.len() == 1) || rows.len() == 1;
         let entries: Vec<Node> = rows.iter().flatten().cloned().collect();
         match other {
-            Node::Group { open: '(', items, close: ')' } | Node::List(items) if is_vector && self.policy.vector_tuple && entries.len() > 1 => {
+            Node::Group {
+                open: '(',
+                items,
+                close: ')',
+            }
+            | Node::List(items)
+                if is_vector && self.policy.vector_tuple && entries.len() > 1 =>
+            {
                 self.method = Method::Matrix;
                 self.in_order(&entries, items)
             }
-            Node::Group { open: '[', items, close: ']' } if is_vector && self.policy.vector_tuple && entries.len() > 2 => {
+            Node::Group {
+                open: '[',
+                items,
+                close: ']',
+            } if is_vector && self.policy.vector_tuple && entries.len() > 2 => {
                 self.method = Method::Matrix;
                 self.in_order(&entries, items)
             }
@@ -332,16 +400,22 @@ impl Comparison<'_> {
                     return Ok(a.eq_ignore_ascii_case(b));
                 }
                 let is_ten = *x == 10 || *y == 10;
-                Ok(is_ten && self.policy.base_value && based_value(a, *x).is_some() && based_value(a, *x) == based_value(b, *y))
+                Ok(is_ten
+                    && self.policy.base_value
+                    && based_value(a, *x).is_some()
+                    && based_value(a, *x) == based_value(b, *y))
             }
             (Node::Based { digits, base }, other) | (other, Node::Based { digits, base }) => {
-                let Some(value) = exact(other, self.limits, &self.clock)? else { return self.mismatch() };
+                let Some(value) = exact(other, self.limits, &self.clock)? else {
+                    return self.mismatch();
+                };
                 let is_bare = based_value(digits, 10).is_some_and(|digits| digits == value);
                 if is_bare && matches!(g, Node::Based { .. }) {
                     self.flags.push(Flag::BaseDropped);
                     return Ok(true);
                 }
-                Ok(self.policy.base_value && based_value(digits, *base).is_some_and(|digits| digits == value))
+                Ok(self.policy.base_value
+                    && based_value(digits, *base).is_some_and(|digits| digits == value))
             }
             _ => Ok(false),
         }
@@ -350,14 +424,19 @@ impl Comparison<'_> {
     // ---- relations ----
 
     fn relations(&mut self, g: &Node, p: &Node) -> Equal {
-        let (Node::Relation(gs, gops), Node::Relation(ps, pops)) = (g, p) else { return Ok(false) };
+        let (Node::Relation(gs, gops), Node::Relation(ps, pops)) = (g, p) else {
+            return Ok(false);
+        };
         if gops.len() != pops.len() {
             return Ok(false);
         }
         let is_descending = |ops: &[Op]| ops.iter().all(|op| matches!(op, Op::Gt | Op::Ge));
         let oriented = |sides: &[Node], ops: &[Op]| {
             if is_descending(ops) {
-                (sides.iter().rev().cloned().collect::<Vec<_>>(), ops.iter().rev().map(|op| op.flipped()).collect::<Vec<_>>())
+                (
+                    sides.iter().rev().cloned().collect::<Vec<_>>(),
+                    ops.iter().rev().map(|op| op.flipped()).collect::<Vec<_>>(),
+                )
             } else {
                 (sides.to_vec(), ops.to_vec())
             }
@@ -366,7 +445,9 @@ impl Comparison<'_> {
         if gops.len() > 1 {
             // A chain: every link must agree, read in the same direction.
             for index in 0..gops.len() {
-                if gops[index] != pops[index] || !self.link(&gs[index..=index + 1], &ps[index..=index + 1], gops[index])? {
+                if gops[index] != pops[index]
+                    || !self.link(&gs[index..=index + 1], &ps[index..=index + 1], gops[index])?
+                {
                     return Ok(false);
                 }
             }
@@ -384,27 +465,37 @@ impl Comparison<'_> {
         if g.iter().chain(p).any(|side| !side.is_scalar()) {
             return Ok(self.equal(&g[0], &p[0])? && self.equal(&g[1], &p[1])?);
         }
-        let difference = |sides: &[Node]| Node::Add(vec![sides[0].clone(), Node::Neg(sides[1].clone().boxed())]);
+        let difference =
+            |sides: &[Node]| Node::Add(vec![sides[0].clone(), Node::Neg(sides[1].clone().boxed())]);
         let (a, b) = (difference(g), difference(p));
         if self.proportional(&a, &b, op.is_order())? {
             return Ok(true);
         }
-        let has_fraction = |node: &Node| node.any(&|part| matches!(part, Node::Inverse(inner) if inner.has_variables()));
+        let has_fraction = |node: &Node| {
+            node.any(&|part| matches!(part, Node::Inverse(inner) if inner.has_variables()))
+        };
         if op == Op::Eq && (has_fraction(&a) || has_fraction(&b)) {
-            let (Some((a, _)), Some((b, _))) = (fraction(&a, 0), fraction(&b, 0)) else { return Ok(false) };
+            let (Some((a, _)), Some((b, _))) = (fraction(&a, 0), fraction(&b, 0)) else {
+                return Ok(false);
+            };
             return self.proportional(&a, &b, false);
         }
         Ok(false)
     }
 
     fn proportional(&mut self, a: &Node, b: &Node, needs_positive: bool) -> Equal {
-        let residues: Option<Vec<_>> = (0..4).map(|point| modular::evaluate(a, point).zip(modular::evaluate(b, point))).collect();
+        let residues: Option<Vec<_>> = (0..4)
+            .map(|point| modular::evaluate(a, point).zip(modular::evaluate(b, point)))
+            .collect();
         let mut is_settled = false;
         if let Some(residues) = residues {
             let (first_a, first_b) = residues[0];
             if residues.iter().all(|(a, b)| a.is_exact && b.is_exact) {
-                let is_proportional = residues.iter().all(|(a, b)| modular::cross_equal(a.value, first_b.value, first_a.value, b.value));
-                let is_nonzero = residues.iter().any(|(a, _)| a.value != 0) && residues.iter().any(|(_, b)| b.value != 0);
+                let is_proportional = residues.iter().all(|(a, b)| {
+                    modular::cross_equal(a.value, first_b.value, first_a.value, b.value)
+                });
+                let is_nonzero = residues.iter().any(|(a, _)| a.value != 0)
+                    && residues.iter().any(|(_, b)| b.value != 0);
                 if !is_proportional || !is_nonzero {
                     return Ok(false);
                 }
@@ -419,14 +510,21 @@ impl Comparison<'_> {
         let mut first: Option<(Complex, Complex)> = None;
         let mut agreed = 0;
         for point in 0..POINTS {
-            let (x, y) = match (self.at_point(a, b, point, &p), self.at_point(b, a, point, &p)) {
+            let (x, y) = match (
+                self.at_point(a, b, point, &p),
+                self.at_point(b, a, point, &p),
+            ) {
                 (Ok(x), Ok(y)) => (x, y),
-                (Err(Trouble::Timeout), _) | (_, Err(Trouble::Timeout)) => return Err(Trouble::Timeout),
+                (Err(Trouble::Timeout), _) | (_, Err(Trouble::Timeout)) => {
+                    return Err(Trouble::Timeout);
+                }
                 _ => continue,
             };
             match &first {
                 None => {
-                    let (Some(sign_x), Some(sign_y)) = (x.re.sign(), y.re.sign()) else { continue };
+                    let (Some(sign_x), Some(sign_y)) = (x.re.sign(), y.re.sign()) else {
+                        continue;
+                    };
                     if sign_x * sign_y == 0 {
                         continue;
                     }
@@ -459,13 +557,21 @@ impl Comparison<'_> {
                 if self.scalars(a, b)? {
                     return Ok(true);
                 }
-                return if self.policy.angle_units { self.radians(a, b) } else { Ok(false) };
+                return if self.policy.angle_units {
+                    self.radians(a, b)
+                } else {
+                    Ok(false)
+                };
             }
             (a, Node::Degrees(b)) => {
                 if self.scalars(a, b)? {
                     return Ok(true);
                 }
-                return if self.policy.angle_units { self.radians(b, a) } else { Ok(false) };
+                return if self.policy.angle_units {
+                    self.radians(b, a)
+                } else {
+                    Ok(false)
+                };
             }
             (Node::Percent(a), Node::Percent(b)) => return self.scalars_equal(a, b),
             (Node::Percent(a), b) => {
@@ -491,7 +597,11 @@ impl Comparison<'_> {
     }
 
     fn radians(&mut self, degrees: &Node, radians: &Node) -> Equal {
-        let turned = Node::Mul(vec![degrees.clone(), Node::Pi, Node::Inverse(Node::int(180).boxed())]);
+        let turned = Node::Mul(vec![
+            degrees.clone(),
+            Node::Pi,
+            Node::Inverse(Node::int(180).boxed()),
+        ]);
         self.scalars_equal(&turned, radians)
     }
 
@@ -503,7 +613,10 @@ impl Comparison<'_> {
             self.method = Method::Numeric;
             return Ok(infinity_sign(g).is_some() && infinity_sign(g) == infinity_sign(p));
         }
-        let values = (exact(g, self.limits, &self.clock), exact(p, self.limits, &self.clock));
+        let values = (
+            exact(g, self.limits, &self.clock),
+            exact(p, self.limits, &self.clock),
+        );
         match values {
             (Ok(Some(a)), Ok(Some(b))) => {
                 let is_decimal = literal(g).is_some() || literal(p).is_some();
@@ -551,8 +664,12 @@ impl Comparison<'_> {
             return true;
         }
         let is_near = match (literal(g), literal(p)) {
-            (None, Some(shown)) if !a.is_finite_decimal() => self.shows_enough(&shown) && rounds_to(a, &shown),
-            (Some(shown), None) if !b.is_finite_decimal() => self.shows_enough(&shown) && rounds_to(b, &shown),
+            (None, Some(shown)) if !a.is_finite_decimal() => {
+                self.shows_enough(&shown) && rounds_to(a, &shown)
+            }
+            (Some(shown), None) if !b.is_finite_decimal() => {
+                self.shows_enough(&shown) && rounds_to(b, &shown)
+            }
             _ => false,
         };
         if is_near {
@@ -562,7 +679,8 @@ impl Comparison<'_> {
     }
 
     fn shows_enough(&self, shown: &Shown) -> bool {
-        shown.significant >= self.policy.min_significant || shown.places >= i64::from(self.policy.min_decimals)
+        shown.significant >= self.policy.min_significant
+            || shown.places >= i64::from(self.policy.min_decimals)
     }
 
     /// Constants that are not rational: by balls at two precisions, and decimals by their digits.
@@ -595,9 +713,11 @@ impl Comparison<'_> {
             }
         }
         let mut trouble = Trouble::Imprecise;
-        for bits in [256, 768, 2304] {
+        for bits in [256, 768, 4096] {
             let precision = Precision::new(bits);
-            let value = |node: &Node| Evaluator::new(&precision, Vec::new(), self.limits, &self.clock).value(node);
+            let value = |node: &Node| {
+                Evaluator::new(&precision, Vec::new(), self.limits, &self.clock).value(node)
+            };
             match (value(g), value(p)) {
                 (Ok(a), Ok(b)) => match same(&a, &b, &precision) {
                     Some(true) if bits >= 768 => return Ok(true),
@@ -629,7 +749,11 @@ impl Comparison<'_> {
             Err(Trouble::Timeout) => return Err(Trouble::Timeout),
             Err(_) => return Ok(None),
         };
-        Ok(if value.im.is_some() { None } else { value.re.to_rational() })
+        Ok(if value.im.is_some() {
+            None
+        } else {
+            value.re.to_rational()
+        })
     }
 
     /// Expressions in variables: residues at four points, then values at random points.
@@ -645,14 +769,13 @@ impl Comparison<'_> {
         if agreed == 4 {
             return Ok(true);
         }
-        let (mut defined, mut tried) = (0, 0);
+        let mut defined = 0;
         let narrow = Precision::new(256);
         for point in 0..3 * POINTS {
             self.clock.check()?;
             if defined >= POINTS as u32 {
                 break;
             }
-            tried += 1;
             let mut result = None;
             for bits in [256, 768] {
                 let wide;
@@ -662,14 +785,19 @@ impl Comparison<'_> {
                     wide = Precision::new(bits);
                     &wide
                 };
-                match (self.at_point(g, p, point, precision), self.at_point(p, g, point, precision)) {
+                match (
+                    self.at_point(g, p, point, precision),
+                    self.at_point(p, g, point, precision),
+                ) {
                     (Ok(a), Ok(b)) => {
                         result = same(&a, &b, precision);
                         if result.is_some() {
                             break;
                         }
                     }
-                    (Err(error @ Trouble::Timeout), _) | (_, Err(error @ Trouble::Timeout)) => return Err(error),
+                    (Err(error @ Trouble::Timeout), _) | (_, Err(error @ Trouble::Timeout)) => {
+                        return Err(error);
+                    }
                     (Err(Trouble::Imprecise), _) | (_, Err(Trouble::Imprecise)) => {}
                     _ => break,
                 }
@@ -680,7 +808,6 @@ impl Comparison<'_> {
                 None => {}
             }
         }
-        let _ = tried;
         Ok(defined >= DEFINED)
     }
 
@@ -688,12 +815,23 @@ impl Comparison<'_> {
     ///
     /// Points lie in (0.2, 3), later ones take either sign; where factorials and the like occur they
     /// are small positive integers.
-    fn at_point(&self, node: &Node, other: &Node, point: u64, p: &Precision) -> Result<Complex, Trouble> {
+    fn at_point(
+        &self,
+        node: &Node,
+        other: &Node,
+        point: u64,
+        p: &Precision,
+    ) -> Result<Complex, Trouble> {
         let mut names = Vec::new();
         node.variables(&mut names);
         other.variables(&mut names);
         names.sort();
-        let is_discrete = |node: &Node| node.any(&|part| matches!(part, Node::Call(func, _) if func.is_discrete()) || matches!(part, Node::Series { .. }));
+        let is_discrete = |node: &Node| {
+            node.any(&|part| {
+                matches!(part, Node::Call(func, _) if func.is_discrete())
+                    || matches!(part, Node::Series { .. })
+            })
+        };
         let is_discrete = is_discrete(node) || is_discrete(other);
         let variables = names
             .into_iter()
@@ -704,24 +842,42 @@ impl Comparison<'_> {
                     Rational::from(1 + (random % 12) as i64 + if index == 0 { 6 } else { 0 })
                 } else {
                     let size = 205 + (random % 2867) as i64;
-                    let sign = if point >= 6 && (random >> 40) % 2 == 1 { -1 } else { 1 };
+                    let sign = if point >= 6 && (random >> 40) % 2 == 1 {
+                        -1
+                    } else {
+                        1
+                    };
                     Rational::ratio(sign * size, 1024)
                 };
                 (name, Complex::real(Ball::rational(&value, p)))
             })
             .collect();
-        Evaluator::new(p, variables, self.limits, &self.clock).value(node)
+        let has_unit = |node: &Node| node.any(&|part| matches!(part, Node::I));
+        let mut evaluator = Evaluator::new(p, variables, self.limits, &self.clock);
+        // Expressions without i are about reals: roots and logarithms of negatives are not defined.
+        evaluator.is_real = !has_unit(node) && !has_unit(other);
+        evaluator.value(node)
     }
 
     // ---- sets of reals ----
 
     /// The set of reals that a node describes. `as_interval` reads `(a, b)` as an interval.
     fn region(&mut self, node: &Node, as_interval: bool) -> Result<Option<Region>, Trouble> {
-        let whole = || Piece { low: End::infinite(), high: End::infinite() };
+        let whole = || Piece {
+            low: End::infinite(),
+            high: End::infinite(),
+        };
         Ok(match node {
             Node::Numbers('R') => Some(vec![whole()]),
-            Node::Group { open, items, close } if as_interval && items.len() == 2 && items.iter().all(Node::is_scalar) => {
-                let (Some(low), Some(high)) = (self.end(&items[0], *open == '[', -1)?, self.end(&items[1], *close == ']', 1)?) else { return Ok(None) };
+            Node::Group { open, items, close }
+                if as_interval && items.len() == 2 && items.iter().all(Node::is_scalar) =>
+            {
+                let (Some(low), Some(high)) = (
+                    self.end(&items[0], *open == '[', -1)?,
+                    self.end(&items[1], *close == ']', 1)?,
+                ) else {
+                    return Ok(None);
+                };
                 Some(vec![Piece { low, high }])
             }
             Node::Set(items) => {
@@ -734,7 +890,11 @@ impl Comparison<'_> {
                             _ => return Ok(None),
                         },
                     };
-                    let (Some(low), Some(high)) = (self.end(&value, true, 0)?, self.end(&value, true, 0)?) else { return Ok(None) };
+                    let (Some(low), Some(high)) =
+                        (self.end(&value, true, 0)?, self.end(&value, true, 0)?)
+                    else {
+                        return Ok(None);
+                    };
                     region.push(Piece { low, high });
                 }
                 Some(region)
@@ -749,7 +909,7 @@ impl Comparison<'_> {
                 }
                 Some(region)
             }
-            Node::List(items) if items.iter().all(is_region) => {
+            Node::List(items) if is_region(node) => {
                 // `x < a or x > b` joins; `x > a, x != b` meets.
                 let mut joined: Option<Region> = None;
                 let mut variable = None;
@@ -759,7 +919,9 @@ impl Comparison<'_> {
                         return Ok(None);
                     }
                     variable = name;
-                    let Some(more) = self.region(item, true)? else { return Ok(None) };
+                    let Some(more) = self.region(item, true)? else {
+                        return Ok(None);
+                    };
                     let excludes = matches!(item, Node::Relation(_, ops) if ops == &[Op::Ne]);
                     joined = Some(match joined {
                         None => more,
@@ -773,7 +935,9 @@ impl Comparison<'_> {
                 joined
             }
             Node::Minus(a, b) => {
-                let (Some(a), Some(b)) = (self.region(a, true)?, self.region(b, true)?) else { return Ok(None) };
+                let (Some(a), Some(b)) = (self.region(a, true)?, self.region(b, true)?) else {
+                    return Ok(None);
+                };
                 let outside = self.complement(b)?;
                 Some(self.intersection(&a, &outside)?)
             }
@@ -796,7 +960,13 @@ impl Comparison<'_> {
     /// The solutions of `x < a`, `a <= x < b`, `x != a` and their mirror images.
     fn solved(&mut self, sides: &[Node], ops: &[Op]) -> Result<Option<Region>, Trouble> {
         let at = match sides.iter().position(is_lone) {
-            Some(at) if sides.iter().enumerate().all(|(index, side)| index == at || (side.is_scalar() && !side.has_variables())) => at,
+            Some(at)
+                if sides.iter().enumerate().all(|(index, side)| {
+                    index == at || (side.is_scalar() && !side.has_variables())
+                }) =>
+            {
+                at
+            }
             _ => return Ok(None),
         };
         let mut low = End::infinite();
@@ -804,14 +974,40 @@ impl Comparison<'_> {
         match (sides.len(), at, ops) {
             (2, _, [Op::Ne]) => {
                 let value = &sides[1 - at];
-                let (Some(left), Some(right)) = (self.end(value, false, 0)?, self.end(value, false, 0)?) else { return Ok(None) };
-                return Ok(Some(vec![Piece { low: End::infinite(), high: left }, Piece { low: right, high: End::infinite() }]));
+                let (Some(left), Some(right)) =
+                    (self.end(value, false, 0)?, self.end(value, false, 0)?)
+                else {
+                    return Ok(None);
+                };
+                return Ok(Some(vec![
+                    Piece {
+                        low: End::infinite(),
+                        high: left,
+                    },
+                    Piece {
+                        low: right,
+                        high: End::infinite(),
+                    },
+                ]));
+            }
+            (2, _, [Op::Eq]) => {
+                let value = &sides[1 - at];
+                let (Some(low), Some(high)) =
+                    (self.end(value, true, 0)?, self.end(value, true, 0)?)
+                else {
+                    return Ok(None);
+                };
+                return Ok(Some(vec![Piece { low, high }]));
             }
             (2, _, [op]) if op.is_order() => {
                 let op = if at == 0 { *op } else { op.flipped() };
                 let is_closed = matches!(op, Op::Le | Op::Ge);
                 let is_upper = matches!(op, Op::Lt | Op::Le);
-                let Some(end) = self.end(&sides[1 - at], is_closed, if is_upper { 1 } else { -1 })? else { return Ok(None) };
+                let Some(end) =
+                    self.end(&sides[1 - at], is_closed, if is_upper { 1 } else { -1 })?
+                else {
+                    return Ok(None);
+                };
                 if is_upper { high = end } else { low = end }
             }
             (3, 1, [a, b]) if a.is_order() && b.is_order() => {
@@ -819,8 +1015,15 @@ impl Comparison<'_> {
                 if is_rising != matches!(b, Op::Lt | Op::Le) {
                     return Ok(None);
                 }
-                let (first, last, a, b) = if is_rising { (0, 2, *a, *b) } else { (2, 0, b.flipped(), a.flipped()) };
-                let (Some(left), Some(right)) = (self.end(&sides[first], a == Op::Le, -1)?, self.end(&sides[last], b == Op::Le, 1)?) else {
+                let (first, last, a, b) = if is_rising {
+                    (0, 2, *a, *b)
+                } else {
+                    (2, 0, b.flipped(), a.flipped())
+                };
+                let (Some(left), Some(right)) = (
+                    self.end(&sides[first], a == Op::Le, -1)?,
+                    self.end(&sides[last], b == Op::Le, 1)?,
+                ) else {
                     return Ok(None);
                 };
                 (low, high) = (left, right);
@@ -840,14 +1043,25 @@ impl Comparison<'_> {
         }
         let p = Precision::new(256);
         let value = Evaluator::new(&p, Vec::new(), self.limits, &self.clock).value(node)?;
-        Ok(if value.im.is_some() { None } else { Some(End { at: Some((node.clone(), value.re)), is_closed }) })
+        Ok(if value.im.is_some() {
+            None
+        } else {
+            Some(End {
+                at: Some((node.clone(), value.re)),
+                is_closed,
+            })
+        })
     }
 
     fn order(&mut self, a: &(Node, Ball), b: &(Node, Ball)) -> Result<Ordering, Trouble> {
         if let Some(sign) = a.1.sub(&b.1, &Precision::new(256)).sign() {
             return Ok(sign.cmp(&0));
         }
-        Ok(if self.scalars_equal(&a.0, &b.0)? { Ordering::Equal } else { Ordering::Less })
+        Ok(if self.scalars_equal(&a.0, &b.0)? {
+            Ordering::Equal
+        } else {
+            Ordering::Less
+        })
     }
 
     /// Pieces sorted, joined where they touch, empty ones dropped.
@@ -894,7 +1108,10 @@ impl Comparison<'_> {
                 (Some(a), Some(b)) => match self.order(a, b)? {
                     Ordering::Greater => last.high.clone(),
                     Ordering::Less => piece.high.clone(),
-                    Ordering::Equal => End { at: last.high.at.clone(), is_closed: last.high.is_closed || piece.high.is_closed },
+                    Ordering::Equal => End {
+                        at: last.high.at.clone(),
+                        is_closed: last.high.is_closed || piece.high.is_closed,
+                    },
                 },
             };
             joined.last_mut().expect("a last piece was seen").high = high;
@@ -920,13 +1137,25 @@ impl Comparison<'_> {
         let mut reaches_end = false;
         for piece in self.tidy(region)? {
             if piece.low.at.is_some() {
-                gaps.push(Piece { low: low.clone(), high: End { at: piece.low.at, is_closed: !piece.low.is_closed } });
+                gaps.push(Piece {
+                    low: low.clone(),
+                    high: End {
+                        at: piece.low.at,
+                        is_closed: !piece.low.is_closed,
+                    },
+                });
             }
             reaches_end = piece.high.at.is_none();
-            low = End { is_closed: !piece.high.is_closed, at: piece.high.at };
+            low = End {
+                is_closed: !piece.high.is_closed,
+                at: piece.high.at,
+            };
         }
         if !reaches_end {
-            gaps.push(Piece { low, high: End::infinite() });
+            gaps.push(Piece {
+                low,
+                high: End::infinite(),
+            });
         }
         Ok(gaps)
     }
@@ -935,7 +1164,11 @@ impl Comparison<'_> {
         let mut both = Vec::new();
         for x in a {
             for y in b {
-                let low = if self.starts_before(&x.low, &y.low)? { &y.low } else { &x.low };
+                let low = if self.starts_before(&x.low, &y.low)? {
+                    &y.low
+                } else {
+                    &x.low
+                };
                 let high = match (&x.high.at, &y.high.at) {
                     (None, _) => &y.high,
                     (_, None) => &x.high,
@@ -946,7 +1179,10 @@ impl Comparison<'_> {
                         Ordering::Equal => &x.high,
                     },
                 };
-                both.push(Piece { low: low.clone(), high: high.clone() });
+                both.push(Piece {
+                    low: low.clone(),
+                    high: high.clone(),
+                });
             }
         }
         self.tidy(both)
@@ -961,7 +1197,9 @@ impl Comparison<'_> {
             for (p, q) in [(&x.low, &y.low), (&x.high, &y.high)] {
                 let same = match (&p.at, &q.at) {
                     (None, None) => true,
-                    (Some(u), Some(v)) => p.is_closed == q.is_closed && self.scalars_equal(&u.0, &v.0)?,
+                    (Some(u), Some(v)) => {
+                        p.is_closed == q.is_closed && self.scalars_equal(&u.0, &v.0)?
+                    }
                     _ => false,
                 };
                 if !same {
@@ -991,20 +1229,24 @@ struct End {
 
 impl End {
     fn infinite() -> Self {
-        End { at: None, is_closed: false }
+        End {
+            at: None,
+            is_closed: false,
+        }
     }
 }
 
 /// Whether two complex balls are the same number: `None` when they meet but are too wide to tell.
 fn same(a: &Complex, b: &Complex, p: &Precision) -> Option<bool> {
-    let size = a.re.bound().max(a.im().bound()).max(b.re.bound()).min(0);
+    let size = a.re.bound().max(a.im().bound()).max(b.re.bound());
     let mut is_sure = true;
     for (x, y) in [(&a.re, &b.re), (&a.im(), &b.im())] {
         let (meets, err) = x.meets(y, p);
         if !meets {
             return Some(false);
         }
-        is_sure &= err < size - (p.bits as i64) * 2 / 3;
+        // Errors below 2^-128 settle it; numbers beyond 2^3000 are settled by their leading digits.
+        is_sure &= err < -128 || (p.bits >= 4096 && err < size - p.bits as i64 / 2);
     }
     is_sure.then_some(true)
 }
@@ -1019,10 +1261,28 @@ struct Shown {
 /// The decimal literal that a node is, scientific notation included.
 fn literal(node: &Node) -> Option<Shown> {
     match node {
-        Node::Dec { value, places, significant } => Some(Shown { value: value.clone(), places: i64::from(*places), significant: *significant }),
-        Node::Neg(inner) => literal(inner).map(|shown| Shown { value: shown.value.neg(), ..shown }),
+        Node::Dec {
+            value,
+            places,
+            significant,
+        } => Some(Shown {
+            value: value.clone(),
+            places: i64::from(*places),
+            significant: *significant,
+        }),
+        Node::Neg(inner) => literal(inner).map(|shown| Shown {
+            value: shown.value.neg(),
+            ..shown
+        }),
         Node::Mul(parts) => match &parts[..] {
-            [Node::Dec { value, places, significant }, Node::Pow(base, exponent)] if **base == Node::int(10) => {
+            [
+                Node::Dec {
+                    value,
+                    places,
+                    significant,
+                },
+                Node::Pow(base, exponent),
+            ] if **base == Node::int(10) => {
                 let exponent = match &**exponent {
                     Node::Num(value) => value.to_i64()?,
                     Node::Neg(inner) => match &**inner {
@@ -1034,7 +1294,11 @@ fn literal(node: &Node) -> Option<Shown> {
                 if exponent.abs() > 10_000 {
                     return None;
                 }
-                Some(Shown { value: value.mul(&Rational::from(10).pow(exponent)?), places: i64::from(*places) - exponent, significant: *significant })
+                Some(Shown {
+                    value: value.mul(&Rational::from(10).pow(exponent)?),
+                    places: i64::from(*places) - exponent,
+                    significant: *significant,
+                })
             }
             _ => None,
         },
@@ -1044,7 +1308,9 @@ fn literal(node: &Node) -> Option<Shown> {
 
 /// Whether the value, rounded or cut off to the places shown, is what is shown.
 fn rounds_to(value: &Rational, shown: &Shown) -> bool {
-    let Some(unit) = Rational::from(10).pow(-shown.places.clamp(-10_000, 10_000)) else { return false };
+    let Some(unit) = Rational::from(10).pow(-shown.places.clamp(-10_000, 10_000)) else {
+        return false;
+    };
     let gap = value.sub(&shown.value).abs();
     let is_rounded = gap.mul(&Rational::from(2)).cmp(&unit).is_le();
     let is_cut = gap.cmp(&unit).is_lt() && value.abs().cmp(&shown.value.abs()).is_ge();
@@ -1052,8 +1318,13 @@ fn rounds_to(value: &Rational, shown: &Shown) -> bool {
 }
 
 fn within(gold: &Rational, pred: &Rational, tolerance: f64) -> bool {
-    let Some(tolerance) = Rational::decimal(&format!("{tolerance:.15}")) else { return false };
-    gold.sub(pred).abs().cmp(&gold.abs().mul(&tolerance)).is_le()
+    let Some(tolerance) = Rational::decimal(&format!("{tolerance:.15}")) else {
+        return false;
+    };
+    gold.sub(pred)
+        .abs()
+        .cmp(&gold.abs().mul(&tolerance))
+        .is_le()
 }
 
 fn has_infinity(node: &Node) -> bool {
@@ -1075,13 +1346,25 @@ fn is_region(node: &Node) -> bool {
         Node::Union(_) | Node::Numbers('R') | Node::Minus(..) => true,
         Node::Intersection(_) => true,
         Node::Relation(sides, ops) => {
-            ops.iter().all(|op| op.is_order() || *op == Op::Ne) && sides.iter().any(is_lone) && sides.iter().filter(|side| side.has_variables()).count() == 1
+            ops.iter().all(|op| op.is_order() || *op == Op::Ne)
+                && sides.iter().any(is_lone)
+                && sides.iter().filter(|side| side.has_variables()).count() == 1
         }
         Node::In(_, set) => is_region(set) || matches!(**set, Node::Group { .. }),
-        Node::List(items) => !items.is_empty() && items.iter().all(is_region),
-        Node::Group { items, .. } => items.len() == 2 && items.iter().any(|item| infinity_sign(item).is_some()),
+        Node::List(items) => {
+            items.iter().any(is_region)
+                && items.iter().all(|item| is_region(item) || is_point(item))
+        }
+        Node::Group { items, .. } => {
+            items.len() == 2 && items.iter().any(|item| infinity_sign(item).is_some())
+        }
         _ => false,
     }
+}
+
+/// Whether a node names one value: `x = 1`.
+fn is_point(node: &Node) -> bool {
+    assignment(node).is_some_and(|(_, value)| value.is_scalar() && !value.has_variables())
 }
 
 /// The variable that an inequality bounds.
@@ -1099,19 +1382,32 @@ fn is_lone(node: &Node) -> bool {
     match node {
         Node::Sym(_) | Node::Apply(..) => true,
         Node::Mul(items) => items.iter().all(is_capital),
-        Node::Group { open: '(', items, close: ')' } => items.iter().all(|item| matches!(item, Node::Sym(_))),
+        Node::Group {
+            open: '(',
+            items,
+            close: ')',
+        } => items.iter().all(|item| matches!(item, Node::Sym(_))),
         _ => false,
     }
 }
 
 /// The sides of a chain of equations, those after a sign of near equality left out.
 fn equal_sides(node: &Node) -> Option<Vec<Node>> {
-    let Node::Relation(sides, ops) = node else { return None };
+    let Node::Relation(sides, ops) = node else {
+        return None;
+    };
     if !ops.iter().all(|op| matches!(op, Op::Eq | Op::Approx)) {
         return None;
     }
-    let exact = ops.iter().position(|op| *op == Op::Approx).map_or(sides.len(), |at| at + 1);
-    let exact = if exact == 1 && is_lone(&sides[0]) { 2 } else { exact };
+    let exact = ops
+        .iter()
+        .position(|op| *op == Op::Approx)
+        .map_or(sides.len(), |at| at + 1);
+    let exact = if exact == 1 && is_lone(&sides[0]) {
+        2
+    } else {
+        exact
+    };
     Some(sides[..exact].to_vec())
 }
 
@@ -1122,7 +1418,9 @@ fn assignment(node: &Node) -> Option<(Node, Node)> {
     if sides.len() < 2 || !is_lone(first) {
         // `5 = x`
         return match &sides[..] {
-            [value, name] if is_lone(name) && !value.has_variables() => Some((name.clone(), value.clone())),
+            [value, name] if is_lone(name) && !value.has_variables() => {
+                Some((name.clone(), value.clone()))
+            }
             _ => None,
         };
     }
@@ -1157,7 +1455,11 @@ fn expanded(node: &Node) -> Node {
                     other => all.push(other),
                 }
             }
-            if matches!(node, Node::Set(_)) { Node::Set(all) } else { Node::List(all) }
+            if matches!(node, Node::Set(_)) {
+                Node::Set(all)
+            } else {
+                Node::List(all)
+            }
         }
         other => Node::List(vec![signed(other, false), signed(other, true)]),
     }
@@ -1167,7 +1469,11 @@ fn signed(node: &Node, is_second: bool) -> Node {
     match node {
         Node::PlusMinus(base, term, is_lower) => {
             let term = signed(term, is_second);
-            let term = if is_second != *is_lower { Node::Neg(term.boxed()) } else { term };
+            let term = if is_second != *is_lower {
+                Node::Neg(term.boxed())
+            } else {
+                term
+            };
             match base {
                 Some(base) => Node::Add(vec![signed(base, is_second), term]),
                 None => term,
@@ -1179,7 +1485,11 @@ fn signed(node: &Node, is_second: bool) -> Node {
 
 /// The rows of a matrix, scalar factors, signs and sums worked in.
 fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
-    let each = |rows: Vec<Vec<Node>>, change: &dyn Fn(Node) -> Node| rows.into_iter().map(|row| row.into_iter().map(change).collect()).collect();
+    let each = |rows: Vec<Vec<Node>>, change: &dyn Fn(Node) -> Node| {
+        rows.into_iter()
+            .map(|row| row.into_iter().map(change).collect())
+            .collect()
+    };
     match node {
         Node::Matrix(rows) => Some(rows.clone()),
         Node::Neg(inner) => Some(each(matrix(inner)?, &|cell| Node::Neg(cell.boxed()))),
@@ -1194,7 +1504,9 @@ fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
                     None => return None,
                 }
             }
-            Some(each(rows?, &|cell| Node::Mul(factors.iter().cloned().chain([cell]).collect())))
+            Some(each(rows?, &|cell| {
+                Node::Mul(factors.iter().cloned().chain([cell]).collect())
+            }))
         }
         Node::Add(items) => {
             let mut sum: Option<Vec<Vec<Node>>> = None;
@@ -1204,7 +1516,14 @@ fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
                     None => rows,
                     Some(old) if old.len() == rows.len() && old[0].len() == rows[0].len() => {
                         let pairs = old.into_iter().zip(rows);
-                        pairs.map(|(x, y)| x.into_iter().zip(y).map(|(a, b)| Node::Add(vec![a, b])).collect()).collect()
+                        pairs
+                            .map(|(x, y)| {
+                                x.into_iter()
+                                    .zip(y)
+                                    .map(|(a, b)| Node::Add(vec![a, b]))
+                                    .collect()
+                            })
+                            .collect()
                     }
                     Some(_) => return None,
                 });
@@ -1231,22 +1550,35 @@ fn fraction(node: &Node, depth: usize) -> Option<(Node, Node)> {
             (den, num)
         }
         Node::Mul(items) if items.len() <= 12 => {
-            let parts: Vec<(Node, Node)> = items.iter().map(|item| fraction(item, depth + 1)).collect::<Option<_>>()?;
+            let parts: Vec<(Node, Node)> = items
+                .iter()
+                .map(|item| fraction(item, depth + 1))
+                .collect::<Option<_>>()?;
             let (nums, dens) = parts.into_iter().unzip();
             (Node::Mul(nums), Node::Mul(dens))
         }
         Node::Add(items) if items.len() <= 6 => {
-            let parts: Vec<(Node, Node)> = items.iter().map(|item| fraction(item, depth + 1)).collect::<Option<_>>()?;
+            let parts: Vec<(Node, Node)> = items
+                .iter()
+                .map(|item| fraction(item, depth + 1))
+                .collect::<Option<_>>()?;
             let mut dens: Vec<Node> = Vec::new();
             for (_, den) in &parts {
-                let is_one = matches!(den, Node::Num(value) if value.is_one()) || matches!(den, Node::Mul(items) if items.iter().all(|item| *item == one()));
+                let is_one = matches!(den, Node::Num(value) if value.is_one())
+                    || matches!(den, Node::Mul(items) if items.iter().all(|item| *item == one()));
                 if !is_one && !dens.contains(den) {
                     dens.push(den.clone());
                 }
             }
             let terms = parts
                 .into_iter()
-                .map(|(num, den)| Node::Mul(std::iter::once(num).chain(dens.iter().filter(|other| **other != den).cloned()).collect()))
+                .map(|(num, den)| {
+                    Node::Mul(
+                        std::iter::once(num)
+                            .chain(dens.iter().filter(|other| **other != den).cloned())
+                            .collect(),
+                    )
+                })
                 .collect();
             dens.push(one());
             (Node::Add(terms), Node::Mul(dens))

@@ -315,6 +315,11 @@ fn boxed_answers(text: &str, how: &Extraction, gold_parts: usize) -> Vec<String>
     answers
 }
 
+/// The answer of a gold that is a worked solution: its last box, with the boxes close before it.
+pub(crate) fn boxed_gold(gold: &str) -> Option<String> {
+    boxed_answers(gold, &Extraction::default(), KEPT_BOXES).pop()
+}
+
 /// Whether only separators and at most ten other characters stand between two boxes.
 fn is_close(between: &str) -> bool {
     if between.len() > 200 {

@@ -30,9 +30,20 @@ pub(crate) struct Bounds {
 /// Parses a whole answer.
 pub(crate) fn parse(tokens: &[Token], bounds: Bounds) -> Parsed {
     let tokens = without_outer_brackets(tokens);
-    let mut parser = Parser { tokens, at: 0, depth: 0, nodes: 0, bounds, bars: 0 };
+    let mut parser = Parser {
+        tokens,
+        at: 0,
+        depth: 0,
+        nodes: 0,
+        bounds,
+        bars: 0,
+    };
     let node = parser.answer()?;
-    if parser.at < parser.tokens.len() { Err(Failure::Syntax) } else { Ok(node) }
+    if parser.at < parser.tokens.len() {
+        Err(Failure::Syntax)
+    } else {
+        Ok(node)
+    }
 }
 
 /// Drops braces and round brackets that enclose everything and separate nothing.
@@ -60,6 +71,9 @@ fn without_outer_brackets(mut tokens: &[Token]) -> &[Token] {
                     is_whole &= depth >= 0;
                 }
                 Tok::Ch(',' | ';') if depth == 0 => separates = true,
+                Tok::Cmd(ref name) if depth == 0 && (name == "choose" || name == "over") => {
+                    is_whole = false
+                }
                 _ => {}
             }
         }
@@ -101,7 +115,11 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, c: char) -> Result<(), Failure> {
-        if self.eat(c) { Ok(()) } else { Err(Failure::Syntax) }
+        if self.eat(c) {
+            Ok(())
+        } else {
+            Err(Failure::Syntax)
+        }
     }
 
     fn is_command(&self, name: &str) -> bool {
@@ -116,10 +134,17 @@ impl Parser<'_> {
 
     fn count(&mut self) -> Result<(), Failure> {
         self.nodes += 1;
-        if self.nodes > self.bounds.nodes { Err(Failure::TooLarge) } else { Ok(()) }
+        if self.nodes > self.bounds.nodes {
+            Err(Failure::TooLarge)
+        } else {
+            Ok(())
+        }
     }
 
-    fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<T, Failure> {
+    fn nested<T>(
+        &mut self,
+        inner: impl FnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         self.depth += 1;
         if self.depth > self.bounds.depth {
             return Err(Failure::TooDeep);
@@ -134,8 +159,12 @@ impl Parser<'_> {
         let mut found = None;
         loop {
             match self.peek() {
-                Some(Tok::Ch(c @ (',' | ';'))) => found = Some(if found == Some(';') { ';' } else { *c }),
-                Some(Tok::Word(word)) if word == "and" || word == "or" => found = found.or(Some('&')),
+                Some(Tok::Ch(c @ (',' | ';'))) => {
+                    found = Some(if found == Some(';') { ';' } else { *c })
+                }
+                Some(Tok::Word(word)) if word == "and" || word == "or" => {
+                    found = found.or(Some('&'))
+                }
                 Some(Tok::Row) => found = found.or(Some(';')),
                 _ => return found,
             }
@@ -149,7 +178,10 @@ impl Parser<'_> {
         let mut separators = Vec::new();
         loop {
             let item = self.relation()?;
-            groups.last_mut().expect("there is always a last group").push(item);
+            groups
+                .last_mut()
+                .expect("there is always a last group")
+                .push(item);
             match self.separator() {
                 Some(_) if self.peek().is_none() => break,
                 Some(separator) => {
@@ -161,9 +193,21 @@ impl Parser<'_> {
                 None => break,
             }
         }
-        let mut groups: Vec<Node> =
-            groups.into_iter().map(|mut items| if items.len() == 1 { items.remove(0) } else { Node::List(items) }).collect();
-        Ok(if groups.len() == 1 { groups.remove(0) } else { Node::List(groups) })
+        let mut groups: Vec<Node> = groups
+            .into_iter()
+            .map(|mut items| {
+                if items.len() == 1 {
+                    items.remove(0)
+                } else {
+                    Node::List(items)
+                }
+            })
+            .collect();
+        Ok(if groups.len() == 1 {
+            groups.remove(0)
+        } else {
+            Node::List(groups)
+        })
     }
 
     fn relation_sign(&mut self) -> Option<Op> {
@@ -207,7 +251,11 @@ impl Parser<'_> {
                 None => break,
             }
         }
-        Ok(if ops.is_empty() { sides.remove(0) } else { Node::Relation(sides, ops) })
+        Ok(if ops.is_empty() {
+            sides.remove(0)
+        } else {
+            Node::Relation(sides, ops)
+        })
     }
 
     fn set_expression(&mut self) -> Parsed {
@@ -252,7 +300,11 @@ impl Parser<'_> {
             parts.push(self.sum()?);
             self.count()?;
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Node::Ratio(parts) })
+        Ok(if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Node::Ratio(parts)
+        })
     }
 
     fn sum(&mut self) -> Parsed {
@@ -272,6 +324,19 @@ impl Parser<'_> {
             if is_plus || self.peek() == Some(&Tok::Ch('-')) {
                 self.at += 1;
                 let term = self.product()?;
+                // `R - {0}` takes a set from a set.
+                if !is_plus
+                    && choice.is_none()
+                    && matches!(term, Node::Set(_))
+                    && matches!(
+                        terms[..],
+                        [Node::Numbers(_) | Node::Set(_) | Node::Group { .. }]
+                    )
+                {
+                    let whole = terms.remove(0);
+                    terms.push(Node::Minus(whole.boxed(), term.boxed()));
+                    continue;
+                }
                 let term = if is_plus { term } else { negated(term) };
                 match &mut choice {
                     // a +- b + c: the rest belongs to the part that both have.
@@ -289,7 +354,11 @@ impl Parser<'_> {
                 let is_lower = self.is_command("mp");
                 self.at += 1;
                 let term = self.product()?;
-                choice = Some((Some(collected(std::mem::take(&mut terms), Node::Add).boxed()), term.boxed(), is_lower));
+                choice = Some((
+                    Some(collected(std::mem::take(&mut terms), Node::Add).boxed()),
+                    term.boxed(),
+                    is_lower,
+                ));
             } else {
                 break;
             }
@@ -336,31 +405,70 @@ impl Parser<'_> {
                     }
                 }
                 let is_fraction = self.is_command("frac");
-                let was_digit = matches!(self.tokens.get(self.at.wrapping_sub(1)).map(|token| &token.tok), Some(Tok::Num(_)));
+                let was_digit = matches!(
+                    self.tokens
+                        .get(self.at.wrapping_sub(1))
+                        .map(|token| &token.tok),
+                    Some(Tok::Num(_))
+                );
                 let factor = self.power()?;
                 let whole = match factors.last() {
-                    Some(Node::Num(whole)) if is_fraction && was_digit && whole.is_integer() => Some(whole.clone()),
+                    Some(Node::Num(whole)) if is_fraction && was_digit && whole.is_integer() => {
+                        Some(whole.clone())
+                    }
                     _ => None,
                 };
-                match (whole, proper_fraction(&factor)) {
-                    (Some(whole), Some(part)) => {
+                let mixed =
+                    |part: &Node| Some(Node::Num(whole.as_ref()?.add(&proper_fraction(part)?)));
+                // A percent or degree sign after a mixed number belongs to all of it.
+                let sum = match &factor {
+                    Node::Percent(part) => mixed(part).map(|sum| Node::Percent(sum.boxed())),
+                    Node::Degrees(part) => mixed(part).map(|sum| Node::Degrees(sum.boxed())),
+                    part => mixed(part),
+                };
+                match sum {
+                    Some(sum) => {
                         factors.pop();
-                        factors.push(Node::Num(whole.add(&part)));
+                        factors.push(sum);
                     }
-                    _ => factors.push(factor),
+                    None => factors.push(factor),
                 }
             } else {
                 break;
             }
         }
+        // So do they after a product: 2\pi^\circ, \frac{100}{3}\%.
+        let sign: Option<fn(Box<Node>) -> Node> = match factors.last() {
+            Some(Node::Percent(_)) => Some(Node::Percent),
+            Some(Node::Degrees(_)) => Some(Node::Degrees),
+            _ => None,
+        };
+        if let (Some(_), Some(Node::Percent(inner) | Node::Degrees(inner))) =
+            (sign, factors.last().cloned())
+        {
+            factors.pop();
+            factors.push(*inner);
+        }
         let product = collected(factors, Node::Mul);
-        Ok(if is_negative { negated(product) } else { product })
+        let product = if is_negative {
+            negated(product)
+        } else {
+            product
+        };
+        Ok(match sign {
+            Some(sign) => sign(product.boxed()),
+            None => product,
+        })
     }
 
     /// `1/2` right after a whole number and a space: the mixed number they make.
     fn plain_fraction(&mut self, whole: Option<&Node>) -> Option<Node> {
-        let Some(Node::Num(whole)) = whole else { return None };
-        let (Some(Tok::Num(top)), Some(Tok::Ch('/')), Some(Tok::Num(bottom))) = (self.peek(), self.ahead(1), self.ahead(2)) else {
+        let Some(Node::Num(whole)) = whole else {
+            return None;
+        };
+        let (Some(Tok::Num(top)), Some(Tok::Ch('/')), Some(Tok::Num(bottom))) =
+            (self.peek(), self.ahead(1), self.ahead(2))
+        else {
             return None;
         };
         if top.contains('.') || bottom.contains('.') || !whole.is_integer() || !self.is_spaced() {
@@ -391,8 +499,27 @@ impl Parser<'_> {
             Some(Tok::Ch('|')) => self.bars == 0,
             Some(Tok::Cmd(name)) => !matches!(
                 name.as_str(),
-                "le" | "ge" | "ne" | "not" | "approx" | "equiv" | "in" | "cup" | "cap" | "setminus" | "pm" | "mp" | "cdot" | "bmod" | "mod"
-                    | "choose" | "over" | "rfloor" | "rceil" | "circ" | "pmod" | "atop"
+                "le" | "ge"
+                    | "ne"
+                    | "not"
+                    | "approx"
+                    | "equiv"
+                    | "in"
+                    | "cup"
+                    | "cap"
+                    | "setminus"
+                    | "pm"
+                    | "mp"
+                    | "cdot"
+                    | "bmod"
+                    | "mod"
+                    | "choose"
+                    | "over"
+                    | "rfloor"
+                    | "rceil"
+                    | "circ"
+                    | "pmod"
+                    | "atop"
             ),
             _ => false,
         }
@@ -413,15 +540,28 @@ impl Parser<'_> {
             if self.peek() == Some(&Tok::Ch('!')) {
                 self.at += 1;
                 let is_double = self.eat('!');
-                node = Node::Call(if is_double { Func::DoubleFactorial } else { Func::Factorial }, vec![node]);
+                node = Node::Call(
+                    if is_double {
+                        Func::DoubleFactorial
+                    } else {
+                        Func::Factorial
+                    },
+                    vec![node],
+                );
             } else if self.eat('%') {
+                if matches!(node, Node::Percent(_)) {
+                    return Err(Failure::Syntax);
+                }
                 node = Node::Percent(node.boxed());
             } else if self.eat('^') {
                 if self.eat_command("circ") {
                     node = Node::Degrees(node.boxed());
                     continue;
                 }
-                if self.peek() == Some(&Tok::Ch('{')) && matches!(self.ahead(1), Some(Tok::Cmd(name)) if name == "circ") && self.ahead(2) == Some(&Tok::Ch('}')) {
+                if self.peek() == Some(&Tok::Ch('{'))
+                    && matches!(self.ahead(1), Some(Tok::Cmd(name)) if name == "circ")
+                    && self.ahead(2) == Some(&Tok::Ch('}'))
+                {
                     self.at += 3;
                     node = Node::Degrees(node.boxed());
                     continue;
@@ -443,12 +583,20 @@ impl Parser<'_> {
                 let is_negative = parser.peek() == Some(&Tok::Ch('-'));
                 parser.at += 1;
                 let exponent = parser.script()?;
-                Ok(if is_negative { negated(exponent) } else { exponent })
+                Ok(if is_negative {
+                    negated(exponent)
+                } else {
+                    exponent
+                })
             }
             // 2^3^2 and 2^n!: the power binds to the right.
             _ => {
                 let atom = parser.atom()?;
-                if parser.peek() == Some(&Tok::Ch('^')) { parser.after_atom(atom) } else { Ok(atom) }
+                if parser.peek() == Some(&Tok::Ch('^')) {
+                    parser.after_atom(atom)
+                } else {
+                    Ok(atom)
+                }
             }
         })
     }
@@ -472,7 +620,11 @@ impl Parser<'_> {
             while parser.separator().is_some() {
                 items.push(parser.relation()?);
             }
-            Ok(if items.len() == 1 { items.remove(0) } else { Node::List(items) })
+            Ok(if items.len() == 1 {
+                items.remove(0)
+            } else {
+                Node::List(items)
+            })
         })?;
         self.bars = bars;
         self.expect('}')?;
@@ -505,7 +657,9 @@ impl Parser<'_> {
 
     fn atom(&mut self) -> Parsed {
         self.count()?;
-        let Some(token) = self.peek().cloned() else { return Err(Failure::Syntax) };
+        let Some(token) = self.peek().cloned() else {
+            return Err(Failure::Syntax);
+        };
         self.at += 1;
         match token {
             Tok::Num(digits) => self.after_number(&digits),
@@ -530,9 +684,18 @@ impl Parser<'_> {
                     self.at += 1;
                     return Ok(Node::Set(Vec::new()));
                 }
+                let is_builder = self.skip_builder();
                 let bars = std::mem::take(&mut self.bars);
-                let items = self.nested(|parser| parser.items())?;
+                let mut items = self.nested(|parser| parser.items())?;
                 self.bars = bars;
+                if is_builder && self.peek() == Some(&Tok::SetClose) {
+                    self.at += 1;
+                    return Ok(if items.len() == 1 {
+                        items.remove(0)
+                    } else {
+                        Node::List(items)
+                    });
+                }
                 if self.peek() != Some(&Tok::SetClose) {
                     return Err(Failure::Syntax);
                 }
@@ -540,13 +703,39 @@ impl Parser<'_> {
                 Ok(Node::Set(items))
             }
             Tok::Begin(environment) => self.matrix(&environment),
-            Tok::Ch(_) | Tok::SetClose | Tok::Row | Tok::End(_) | Tok::Text(_) => Err(Failure::Syntax),
+            Tok::Ch(_) | Tok::SetClose | Tok::Row | Tok::End(_) | Tok::Text(_) => {
+                Err(Failure::Syntax)
+            }
         }
+    }
+
+    /// Skips `x |` or `x \in R :` at the start of a set by condition.
+    fn skip_builder(&mut self) -> bool {
+        let is_bar = |tok: Option<&Tok>| matches!(tok, Some(Tok::Ch('|' | ':')));
+        let is_command =
+            |tok: Option<&Tok>, name: &str| matches!(tok, Some(Tok::Cmd(found)) if found == name);
+        if !matches!(self.peek(), Some(Tok::Sym(_))) {
+            return false;
+        }
+        let length = if is_bar(self.ahead(1)) {
+            2
+        } else if is_command(self.ahead(1), "in")
+            && is_command(self.ahead(2), "mathbb R")
+            && is_bar(self.ahead(3))
+        {
+            4
+        } else {
+            return false;
+        };
+        self.at += length;
+        true
     }
 
     fn after_number(&mut self, digits: &str) -> Parsed {
         // A recurring decimal: 0.1\overline{6}, 0.\dot3.
-        if digits.contains('.') && (self.is_command("overline") || self.is_command("bar") || self.is_command("dot")) {
+        if digits.contains('.')
+            && (self.is_command("overline") || self.is_command("bar") || self.is_command("dot"))
+        {
             let is_dot = self.is_command("dot");
             self.at += 1;
             let mut repeat = self.digits()?;
@@ -560,7 +749,15 @@ impl Parser<'_> {
                     repeat.push_str(&self.digits()?);
                 }
             }
-            return recurring(digits, &repeat).map(Node::Num).ok_or(Failure::Syntax);
+            return recurring(digits, &repeat)
+                .map(Node::Num)
+                .ok_or(Failure::Syntax);
+        }
+        // `0.3636\ldots`: the digits shown.
+        if digits.contains('.')
+            && (self.is_command("ldots") || self.is_command("dots") || self.is_command("cdots"))
+        {
+            self.at += 1;
         }
         if self.peek() == Some(&Tok::Ch('_')) {
             self.at += 1;
@@ -568,7 +765,10 @@ impl Parser<'_> {
                 Ok(base) if (2..=36).contains(&base) => base,
                 _ => return Err(Failure::Syntax),
             };
-            return Ok(Node::Based { digits: digits.trim_start_matches('0').to_string(), base });
+            return Ok(Node::Based {
+                digits: digits.trim_start_matches('0').to_string(),
+                base,
+            });
         }
         number(digits)
     }
@@ -576,12 +776,18 @@ impl Parser<'_> {
     /// A run of digits in braces or bare.
     fn digits(&mut self) -> Result<String, Failure> {
         let braced = self.eat('{');
-        let Some(Tok::Num(digits)) = self.peek().cloned() else { return Err(Failure::Syntax) };
+        let Some(Tok::Num(digits)) = self.peek().cloned() else {
+            return Err(Failure::Syntax);
+        };
         self.at += 1;
         if braced {
             self.expect('}')?;
         }
-        if digits.bytes().all(|byte| byte.is_ascii_digit()) { Ok(digits) } else { Err(Failure::Syntax) }
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            Ok(digits)
+        } else {
+            Err(Failure::Syntax)
+        }
     }
 
     /// The rest of a name: primes and subscripts.
@@ -609,7 +815,9 @@ impl Parser<'_> {
                         return Err(Failure::Syntax);
                     }
                 } else {
-                    let Some(token) = self.peek().cloned() else { return Err(Failure::Syntax) };
+                    let Some(token) = self.peek().cloned() else {
+                        return Err(Failure::Syntax);
+                    };
                     self.at += 1;
                     name.push_str(&plain(&token));
                 }
@@ -639,8 +847,13 @@ impl Parser<'_> {
             self.expect(')')?;
             // `P(x)` applies, `p(q+1)` multiplies.
             // `p(x) = ...` names a function, whatever its letter.
-            let is_named = self.peek() == Some(&Tok::Ch('=')) && items.iter().all(|item| matches!(item, Node::Sym(_)));
-            if is_named || is_certain || (items.iter().all(|item| matches!(item, Node::Num(_))) && "FGHPQ".contains(first)) {
+            let is_named = self.peek() == Some(&Tok::Ch('='))
+                && items.iter().all(|item| matches!(item, Node::Sym(_)));
+            if is_named
+                || is_certain
+                || (items.iter().all(|item| matches!(item, Node::Num(_)))
+                    && "FGHPQ".contains(first))
+            {
                 return Ok(Node::Apply(name, items));
             }
             self.at = start;
@@ -712,7 +925,20 @@ impl Parser<'_> {
     }
 
     fn matrix(&mut self, environment: &str) -> Parsed {
-        if !["pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "matrix", "smallmatrix", "array", "psmallmatrix", "bsmallmatrix"].contains(&environment) {
+        if ![
+            "pmatrix",
+            "bmatrix",
+            "Bmatrix",
+            "vmatrix",
+            "Vmatrix",
+            "matrix",
+            "smallmatrix",
+            "array",
+            "psmallmatrix",
+            "bsmallmatrix",
+        ]
+        .contains(&environment)
+        {
             return Err(Failure::Syntax);
         }
         let mut rows: Vec<Vec<Node>> = vec![Vec::new()];
@@ -726,7 +952,9 @@ impl Parser<'_> {
                 Some(Tok::Ch('&')) => self.at += 1,
                 Some(_) => {
                     let cell = self.nested(|parser| parser.relation())?;
-                    rows.last_mut().expect("there is always a last row").push(cell);
+                    rows.last_mut()
+                        .expect("there is always a last row")
+                        .push(cell);
                 }
                 None => return Err(Failure::Syntax),
             }
@@ -746,7 +974,10 @@ impl Parser<'_> {
             "frac" => {
                 let (top, bottom) = self.two_arguments()?;
                 Ok(match (&top, &bottom) {
-                    (Node::Num(a), Node::Num(b)) if !b.is_zero() => Node::Mul(vec![Node::Num(a.clone()), Node::Inverse(Node::Num(b.clone()).boxed())]),
+                    (Node::Num(a), Node::Num(b)) if !b.is_zero() => Node::Mul(vec![
+                        Node::Num(a.clone()),
+                        Node::Inverse(Node::Num(b.clone()).boxed()),
+                    ]),
                     _ => Node::Mul(vec![top, Node::Inverse(bottom.boxed())]),
                 })
             }
@@ -773,11 +1004,19 @@ impl Parser<'_> {
             "infty" => Ok(Node::Infinity),
             "emptyset" => Ok(Node::Set(Vec::new())),
             "lfloor" | "lceil" => {
-                let (func, close) = if name == "lfloor" { (Func::Floor, "rfloor") } else { (Func::Ceil, "rceil") };
+                let (func, close) = if name == "lfloor" {
+                    (Func::Floor, "rfloor")
+                } else {
+                    (Func::Ceil, "rceil")
+                };
                 let bars = std::mem::take(&mut self.bars);
                 let inner = self.nested(|parser| parser.sum())?;
                 self.bars = bars;
-                if self.eat_command(close) { Ok(Node::Call(func, vec![inner])) } else { Err(Failure::Syntax) }
+                if self.eat_command(close) {
+                    Ok(Node::Call(func, vec![inner]))
+                } else {
+                    Err(Failure::Syntax)
+                }
             }
             "overline" | "bar" => {
                 let inner = self.argument()?;
@@ -803,7 +1042,11 @@ impl Parser<'_> {
                         _ => Err(Failure::Syntax),
                     };
                 }
-                if super::token::FUNCTIONS.contains(&name) { self.function(name) } else { Err(Failure::Syntax) }
+                if super::token::FUNCTIONS.contains(&name) {
+                    self.function(name)
+                } else {
+                    Err(Failure::Syntax)
+                }
             }
         }
     }
@@ -824,14 +1067,33 @@ impl Parser<'_> {
         }
         let argument = self.nested(|parser| parser.function_argument())?;
         let arguments = match argument {
-            Node::Group { open: '(', items, close: ')' } => items,
+            Node::Group {
+                open: '(',
+                items,
+                close: ')',
+            } => items,
             Node::Set(items) | Node::List(items) => items,
             other => vec![other],
         };
-        let one = |arguments: Vec<Node>| if arguments.len() == 1 { Ok(arguments) } else { Err(Failure::Syntax) };
+        let one = |arguments: Vec<Node>| {
+            if arguments.len() == 1 {
+                Ok(arguments)
+            } else {
+                Err(Failure::Syntax)
+            }
+        };
         let mut call = match name {
-            "log" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::E), one(arguments)?.remove(0)]),
-            "lg" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::int(10)), one(arguments)?.remove(0)]),
+            "log" => Node::Call(
+                Func::Log,
+                vec![base.take().unwrap_or(Node::E), one(arguments)?.remove(0)],
+            ),
+            "lg" => Node::Call(
+                Func::Log,
+                vec![
+                    base.take().unwrap_or(Node::int(10)),
+                    one(arguments)?.remove(0),
+                ],
+            ),
             "cis" => {
                 let angle = one(arguments)?.remove(0);
                 Node::Add(vec![
@@ -864,7 +1126,9 @@ impl Parser<'_> {
 
     fn function_argument(&mut self) -> Parsed {
         if matches!(self.peek(), Some(Tok::Ch('(' | '['))) {
-            let Some(Tok::Ch(open)) = self.peek().cloned() else { return Err(Failure::Syntax) };
+            let Some(Tok::Ch(open)) = self.peek().cloned() else {
+                return Err(Failure::Syntax);
+            };
             self.at += 1;
             return self.group(open);
         }
@@ -876,25 +1140,37 @@ impl Parser<'_> {
             is_negative = !is_negative;
         }
         let mut factors = vec![self.power()?];
-        while self.starts_factor() && !self.starts_function() && !matches!(self.peek(), Some(Tok::Ch('(' | '[' | '{'))) {
+        while self.starts_factor()
+            && !self.starts_function()
+            && !matches!(self.peek(), Some(Tok::Ch('(' | '[' | '{')))
+        {
             if matches!(self.peek(), Some(Tok::Num(_))) {
                 return Err(Failure::Syntax);
             }
             factors.push(self.power()?);
         }
         // `\sin \pi/6`: a plain fraction of constants belongs to the argument.
-        if self.peek() == Some(&Tok::Ch('/')) && matches!(self.ahead(1), Some(Tok::Num(_))) && factors.iter().any(|factor| *factor == Node::Pi) {
+        if self.peek() == Some(&Tok::Ch('/'))
+            && matches!(self.ahead(1), Some(Tok::Num(_)))
+            && factors.iter().any(|factor| *factor == Node::Pi)
+        {
             self.at += 1;
             let divisor = self.power()?;
             factors.push(Node::Inverse(divisor.boxed()));
         }
         let argument = collected(factors, Node::Mul);
-        Ok(if is_negative { negated(argument) } else { argument })
+        Ok(if is_negative {
+            negated(argument)
+        } else {
+            argument
+        })
     }
 
     fn starts_function(&self) -> bool {
         match self.peek() {
-            Some(Tok::Cmd(name)) => super::token::FUNCTIONS.contains(&name.as_str()) || name == "sum" || name == "prod",
+            Some(Tok::Cmd(name)) => {
+                super::token::FUNCTIONS.contains(&name.as_str()) || name == "sum" || name == "prod"
+            }
             Some(Tok::Word(word)) => super::token::FUNCTIONS.contains(&word.as_str()),
             _ => false,
         }
@@ -923,7 +1199,13 @@ impl Parser<'_> {
         let high = high.ok_or(Failure::Syntax)?;
         let body = self.nested(|parser| parser.product())?;
         let body = if var == "i" { with_index(body) } else { body };
-        Ok(Node::Series { is_sum, var, low: low.boxed(), high: high.boxed(), body: body.boxed() })
+        Ok(Node::Series {
+            is_sum,
+            var,
+            low: low.boxed(),
+            high: high.boxed(),
+            body: body.boxed(),
+        })
     }
 }
 
@@ -944,26 +1226,38 @@ fn with_index(node: Node) -> Node {
 }
 
 fn collected(mut items: Vec<Node>, wrap: fn(Vec<Node>) -> Node) -> Node {
-    if items.len() == 1 { items.remove(0) } else { wrap(items) }
+    if items.len() == 1 {
+        items.remove(0)
+    } else {
+        wrap(items)
+    }
 }
 
 fn negated(node: Node) -> Node {
     match node {
         Node::Num(value) => Node::Neg(Node::Num(value).boxed()),
-        Node::PlusMinus(base, term, is_lower) => Node::PlusMinus(base.map(|base| negated(*base).boxed()), term, !is_lower),
+        Node::PlusMinus(base, term, is_lower) => {
+            Node::PlusMinus(base.map(|base| negated(*base).boxed()), term, !is_lower)
+        }
         other => Node::Neg(other.boxed()),
     }
 }
 
 fn number(digits: &str) -> Parsed {
     let value = Rational::decimal(digits).ok_or(Failure::Syntax)?;
-    let Some((whole, part)) = digits.split_once('.') else { return Ok(Node::Num(value)) };
+    let Some((whole, part)) = digits.split_once('.') else {
+        return Ok(Node::Num(value));
+    };
     if part.is_empty() {
         return Ok(Node::Num(value));
     }
     let shown = format!("{whole}{part}");
     let significant = shown.trim_start_matches('0').len();
-    Ok(Node::Dec { value, places: part.len() as u32, significant: significant as u32 })
+    Ok(Node::Dec {
+        value,
+        places: part.len() as u32,
+        significant: significant as u32,
+    })
 }
 
 /// `0.1` followed by the recurring digits `6`.
@@ -971,7 +1265,11 @@ fn recurring(digits: &str, repeat: &str) -> Option<Rational> {
     if repeat.len() > 200 {
         return None;
     }
-    let start = if digits.starts_with('.') { Rational::decimal(&format!("0{digits}"))? } else { Rational::decimal(digits)? };
+    let start = if digits.starts_with('.') {
+        Rational::decimal(&format!("0{digits}"))?
+    } else {
+        Rational::decimal(digits)?
+    };
     let places = digits.split_once('.').map_or(0, |(_, part)| part.len()) as u32;
     let ten = BigInt::from(10);
     let nines = ten.pow(repeat.len() as u32) - BigInt::one();
@@ -995,7 +1293,9 @@ fn proper_fraction(node: &Node) -> Option<Rational> {
 
 fn plain(token: &Tok) -> String {
     match token {
-        Tok::Num(text) | Tok::Sym(text) | Tok::Word(text) | Tok::Text(text) | Tok::Cmd(text) => text.clone(),
+        Tok::Num(text) | Tok::Sym(text) | Tok::Word(text) | Tok::Text(text) | Tok::Cmd(text) => {
+            text.clone()
+        }
         Tok::Ch(c) => c.to_string(),
         _ => String::new(),
     }

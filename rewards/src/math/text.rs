@@ -2,24 +2,32 @@
 
 /// Words of two to four letters that are words and not products of letters.
 const SHORT_WORDS: &[&str] = &[
-    "no", "on", "is", "it", "to", "of", "up", "go", "so", "we", "he", "me", "my", "by", "at", "if", "do", "us", "am", "pm", "yes", "odd",
-    "even", "east", "west", "true", "none", "blue", "red", "all", "one", "two", "six", "ten", "four", "five", "nine", "zero", "both", "left",
-    "up", "down", "dne", "nan", "inf", "null", "south", "north", "not", "the", "are", "for", "can", "mon", "tue", "wed", "thu", "fri", "sat",
-    "sun", "cone", "line", "cube", "kite", "rows", "never", "May", "June", "July", "mary", "dog", "cat", "tie", "win", "lose", "real", "any",
-    "less", "more", "same", "equal", "white", "black", "green", "pink", "gray", "gold", "each", "you", "that", "this",
+    "no", "on", "is", "it", "to", "of", "up", "go", "so", "we", "he", "me", "my", "by", "at", "if",
+    "do", "us", "am", "pm", "yes", "odd", "even", "east", "west", "true", "none", "blue", "red",
+    "all", "one", "two", "six", "ten", "four", "five", "nine", "zero", "both", "left", "up",
+    "down", "dne", "nan", "inf", "null", "south", "north", "not", "the", "are", "for", "can",
+    "mon", "tue", "wed", "thu", "fri", "sat", "sun", "cone", "line", "cube", "kite", "rows",
+    "never", "May", "June", "July", "mary", "dog", "cat", "tie", "win", "lose", "real", "any",
+    "less", "more", "same", "equal", "white", "black", "green", "pink", "gray", "gold", "each",
+    "you", "that", "this",
 ];
 
 /// Whether a run of two to four letters is a word.
 pub(crate) fn is_word(run: &str) -> bool {
     let lower = run.to_ascii_lowercase();
-    SHORT_WORDS.contains(&lower.as_str()) || (run.len() >= 3 && run[1..].chars().all(|c| c.is_ascii_lowercase()) && run.starts_with(|c: char| c.is_ascii_uppercase()))
+    SHORT_WORDS.contains(&lower.as_str())
+        || (run.len() >= 3
+            && run[1..].chars().all(|c| c.is_ascii_lowercase())
+            && run.starts_with(|c: char| c.is_ascii_uppercase()))
 }
 
 /// Whether a run of letters reads like a word: it has a vowel and a consonant.
 pub(crate) fn looks_like_word(run: &str) -> bool {
     let lower = run.to_lowercase();
     let has_vowel = lower.contains(['a', 'e', 'i', 'o', 'u', 'y']);
-    let has_consonant = lower.chars().any(|c| c.is_alphabetic() && !"aeiou".contains(c));
+    let has_consonant = lower
+        .chars()
+        .any(|c| c.is_alphabetic() && !"aeiou".contains(c));
     lower.len() >= 3 && has_vowel && has_consonant
 }
 
@@ -30,7 +38,9 @@ pub(crate) fn normal(raw: &str) -> String {
     let mut rest = raw;
     while let Some(c) = rest.chars().next() {
         if c == '\\' {
-            let name_length = rest[1..].find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len() - 1);
+            let name_length = rest[1..]
+                .find(|c: char| !c.is_ascii_alphabetic())
+                .unwrap_or(rest.len() - 1);
             let name = &rest[1..1 + name_length];
             if name.is_empty() {
                 let skipped = rest[1..].chars().next().map_or(0, char::len_utf8);
@@ -42,7 +52,24 @@ pub(crate) fn normal(raw: &str) -> String {
                 rest = &rest[1 + skipped..];
                 continue;
             }
-            let is_layout = name.starts_with("text") || name.starts_with("math") || matches!(name, "mbox" | "hbox" | "emph" | "boldsymbol" | "operatorname" | "left" | "right" | "bf" | "rm" | "displaystyle" | "quad" | "qquad" | "underline");
+            let is_layout = name.starts_with("text")
+                || name.starts_with("math")
+                || matches!(
+                    name,
+                    "mbox"
+                        | "hbox"
+                        | "emph"
+                        | "boldsymbol"
+                        | "operatorname"
+                        | "left"
+                        | "right"
+                        | "bf"
+                        | "rm"
+                        | "displaystyle"
+                        | "quad"
+                        | "qquad"
+                        | "underline"
+                );
             plain.push(' ');
             if !is_layout {
                 plain.push_str(name);
@@ -59,20 +86,54 @@ pub(crate) fn normal(raw: &str) -> String {
         }
         rest = &rest[c.len_utf8()..];
     }
-    let trimmed = plain.trim().trim_end_matches(['.', ',', ';', ':', '!', '。']).trim_matches(['"', '\'', '“', '”']);
-    let words: Vec<&str> = trimmed.split_whitespace().filter(|word| !matches!(*word, "the" | "a" | "an")).collect();
-    let joined = if words.is_empty() { trimmed.to_string() } else { words.join(" ") };
+    let trimmed = plain
+        .trim()
+        .trim_end_matches(['.', ',', ';', ':', '!', '。'])
+        .trim_matches(['"', '\'', '“', '”']);
+    let all: Vec<&str> = trimmed.split_whitespace().collect();
+    // `a` before a word is an article; alone or in a list it is a letter.
+    let is_article = |at: usize| match all[at] {
+        "the" => true,
+        "a" | "an" => all
+            .get(at + 1)
+            .is_some_and(|next| next.len() > 1 && !matches!(*next, "and" | "or")),
+        _ => false,
+    };
+    let words: Vec<&str> = (0..all.len())
+        .filter(|at| !is_article(*at))
+        .map(|at| all[at])
+        .collect();
+    let joined = if words.is_empty() {
+        trimmed.to_string()
+    } else {
+        words.join(" ")
+    };
     synonym(&joined).map_or(joined, str::to_string)
 }
 
 /// Small table of phrases that say the same.
 fn synonym(text: &str) -> Option<&'static str> {
     Some(match text.replace([' ', '-'], "").as_str() {
-        "nosolution" | "nosolutions" | "norealsolution" | "norealsolutions" | "emptyset" | "varnothing" | "∅" | "none" | "nosuchnumber"
-        | "nosuchnumbers" | "nosolutionexists" | "therearenosolutions" | "thereisnosolution" | "nosuchnumbersexist" => "no solution",
+        "nosolution"
+        | "nosolutions"
+        | "norealsolution"
+        | "norealsolutions"
+        | "emptyset"
+        | "varnothing"
+        | "∅"
+        | "none"
+        | "nosuchnumber"
+        | "nosuchnumbers"
+        | "nosolutionexists"
+        | "therearenosolutions"
+        | "thereisnosolution"
+        | "nosuchnumbersexist" => "no solution",
         "dne" | "doesnotexist" | "doesn'texist" | "limitdoesnotexist" => "does not exist",
         "undefined" | "notdefined" | "undef" | "isundefined" => "undefined",
-        "infinitelymany" | "infinitelymanysolutions" | "infinitemanysolutions" | "infinitenumberofsolutions" => "infinitely many",
+        "infinitelymany"
+        | "infinitelymanysolutions"
+        | "infinitemanysolutions"
+        | "infinitenumberofsolutions" => "infinitely many",
         "t" | "true" => "true",
         "f" | "false" => "false",
         _ => return None,
@@ -86,7 +147,19 @@ pub(crate) fn is_no_solution(raw: &str) -> bool {
 
 /// Whether the words name all real numbers.
 pub(crate) fn is_all_reals(raw: &str) -> bool {
-    matches!(normal(raw).as_str(), "all real numbers" | "all reals" | "all real number" | "real numbers" | "all real x" | "all real values" | "reals" | "all real values of x" | "set of all real numbers" | "set of real numbers")
+    matches!(
+        normal(raw).as_str(),
+        "all real numbers"
+            | "all reals"
+            | "all real number"
+            | "real numbers"
+            | "all real x"
+            | "all real values"
+            | "reals"
+            | "all real values of x"
+            | "set of all real numbers"
+            | "set of real numbers"
+    )
 }
 
 /// The choice letter of an answer that is one: `(C)`, `C`, `\text{(C)}`, `C)`, `(C) 12`, `C. 12`.
@@ -97,21 +170,49 @@ pub(crate) fn choice(raw: &str) -> Option<char> {
     let was_open = body.len() < plain.len();
     let letter = body.chars().next().filter(char::is_ascii_alphabetic)?;
     let after = &body[1..];
-    let rest = after.trim_start();
-    let is_closed = rest.starts_with(')') || (!was_open && rest.starts_with(['.', ':']));
-    let is_alone = rest.is_empty() || rest == ".";
-    let is_choice = if was_open { rest.starts_with(')') } else { is_alone || is_closed };
-    let is_followed = !rest.trim_start_matches([')', '.', ':']).trim().is_empty();
-    if is_followed && after.len() == rest.len() && rest.starts_with('.') && !rest[1..].starts_with(' ') {
-        return None;
-    }
-    // A product of letters in brackets is none of these.
-    (is_choice && ('A'..='J').contains(&letter.to_ascii_uppercase())).then(|| letter.to_ascii_uppercase())
+    let trimmed = after.trim_start();
+    let mark = trimmed.chars().next();
+    let is_marked = if was_open {
+        mark == Some(')')
+    } else {
+        matches!(mark, Some(')' | '.' | ':'))
+    };
+    let rest = if is_marked { &trimmed[1..] } else { trimmed };
+    // What follows the mark is the choice's value, set off by a space; anything closer is a formula.
+    let is_value = is_marked
+        && rest.starts_with(char::is_whitespace)
+        && rest
+            .trim_start()
+            .starts_with(|c: char| c.is_alphanumeric() || "\\$".contains(c));
+    let is_alone = rest.trim().trim_end_matches('.').is_empty();
+    let is_choice = if was_open {
+        is_marked
+    } else {
+        is_marked || after.trim().is_empty()
+    };
+    (is_choice && (is_alone || is_value) && ('A'..='J').contains(&letter.to_ascii_uppercase()))
+        .then(|| letter.to_ascii_uppercase())
 }
 
 fn normal_keeping_case(raw: &str) -> String {
     let mut plain = raw.to_string();
-    for layout in ["\\textbf", "\\textit", "\\textrm", "\\text", "\\mathrm", "\\mathbf", "\\mbox", "\\boldsymbol", "\\left", "\\right", "\\bf", "\\rm", "\\ "] {
+    for layout in [
+        "\\boxed",
+        "\\fbox",
+        "\\textbf",
+        "\\textit",
+        "\\textrm",
+        "\\text",
+        "\\mathrm",
+        "\\mathbf",
+        "\\mbox",
+        "\\boldsymbol",
+        "\\left",
+        "\\right",
+        "\\bf",
+        "\\rm",
+        "\\ ",
+    ] {
         plain = plain.replace(layout, if layout == "\\ " { " " } else { "" });
     }
     plain.chars().filter(|c| !"{}$*~".contains(*c)).collect()
@@ -119,7 +220,9 @@ fn normal_keeping_case(raw: &str) -> String {
 
 /// A time of day in hours and minutes, and whether it says before or after noon.
 pub(crate) fn time(raw: &str) -> Option<(String, Option<bool>)> {
-    let plain = normal_keeping_case(raw).to_lowercase().replace(['.', ' '], "");
+    let plain = normal_keeping_case(raw)
+        .to_lowercase()
+        .replace(['.', ' '], "");
     let (body, half) = match plain.strip_suffix("am") {
         Some(body) => (body, Some(false)),
         None => match plain.strip_suffix("pm") {
@@ -129,7 +232,9 @@ pub(crate) fn time(raw: &str) -> Option<(String, Option<bool>)> {
     };
     let (hours, minutes) = body.split_once(':')?;
     let is_time = (1..=2).contains(&hours.len())
-        && minutes.split(':').all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
+        && minutes
+            .split(':')
+            .all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
         && hours.bytes().all(|byte| byte.is_ascii_digit())
         && minutes.as_bytes()[0] < b'6';
     is_time.then(|| (format!("{}:{minutes}", hours.trim_start_matches('0')), half))
@@ -142,10 +247,30 @@ pub(crate) fn number(raw: &str) -> Option<i64> {
         return None;
     }
     const SMALL: [&str; 20] = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-        "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
     ];
-    const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+    const TENS: [&str; 8] = [
+        "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+    ];
     let (mut total, mut group, mut seen) = (0i64, 0i64, false);
     for word in text.split_whitespace() {
         if word == "and" && seen {
@@ -185,10 +310,22 @@ mod tests {
 
     #[test]
     fn choices() {
-        for text in ["C", "(C)", r"\text{(C)}", "C)", r"\textbf{(C) }", "c", r"\text{(C) } 12", "C. 12", r"\mathrm{(C)}"] {
+        for text in [
+            "C",
+            "(C)",
+            r"\text{(C)}",
+            "C)",
+            r"\textbf{(C) }",
+            "c",
+            r"\text{(C) } 12",
+            "C. 12",
+            r"\mathrm{(C)}",
+        ] {
             assert_eq!(choice(text), Some('C'), "{text}");
         }
-        for text in ["x", "Cat", "C+1", "12", "", "(C", "CD", "C_2", "a.b"] {
+        for text in [
+            "x", "Cat", "C+1", "12", "", "(C", "CD", "C_2", "a.b", "(C)+1", "(C)(D)", "(a) + b",
+        ] {
             assert_eq!(choice(text), None, "{text}");
         }
     }

@@ -54,22 +54,104 @@ pub(crate) struct Tokens {
 }
 
 const DROPPED: &[&str] = &[
-    "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr",
-    "middle", "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "quad", "qquad", "hfill", "bf", "rm", "it", "bm",
-    "mathstrut", "strut", "hline", "thinspace", "medspace", "enspace", "space", "angle", "triangle", "square", "therefore", "because",
-    "dots_", "boxed", "fbox", "small", "large", "Large", "nonumber", "protect", "ensuremath", "mathop", "mathord", "mathbin",
+    "left",
+    "right",
+    "big",
+    "Big",
+    "bigg",
+    "Bigg",
+    "bigl",
+    "bigr",
+    "Bigl",
+    "Bigr",
+    "biggl",
+    "biggr",
+    "Biggl",
+    "Biggr",
+    "middle",
+    "displaystyle",
+    "textstyle",
+    "scriptstyle",
+    "limits",
+    "nolimits",
+    "quad",
+    "qquad",
+    "hfill",
+    "bf",
+    "rm",
+    "it",
+    "bm",
+    "mathstrut",
+    "strut",
+    "hline",
+    "thinspace",
+    "medspace",
+    "enspace",
+    "space",
+    "angle",
+    "triangle",
+    "square",
+    "therefore",
+    "because",
+    "dots_",
+    "boxed",
+    "fbox",
+    "small",
+    "large",
+    "Large",
+    "nonumber",
+    "protect",
+    "ensuremath",
+    "mathop",
+    "mathord",
+    "mathbin",
 ];
 /// Commands dropped with their argument.
-const DROPPED_WITH_ARGUMENT: &[&str] = &["phantom", "hphantom", "vphantom", "color", "hspace", "vspace", "label", "tag", "kern", "mspace"];
+const DROPPED_WITH_ARGUMENT: &[&str] = &[
+    "phantom", "hphantom", "vphantom", "color", "hspace", "vspace", "label", "tag", "kern",
+    "mspace",
+];
 /// Commands whose argument is text or a font change.
 const FONTS: &[&str] = &[
-    "text", "mbox", "textbf", "textit", "textnormal", "textrm", "textsf", "texttt", "mathrm", "mathbf", "mathit", "mathsf", "mathtt",
-    "mathcal", "boldsymbol", "operatorname", "emph", "hbox", "mathnormal", "pmb", "mathfrak", "underline", "textup", "bold", "textsc",
+    "text",
+    "mbox",
+    "textbf",
+    "textit",
+    "textnormal",
+    "textrm",
+    "textsf",
+    "texttt",
+    "mathrm",
+    "mathbf",
+    "mathit",
+    "mathsf",
+    "mathtt",
+    "mathcal",
+    "boldsymbol",
+    "operatorname",
+    "emph",
+    "hbox",
+    "mathnormal",
+    "pmb",
+    "mathfrak",
+    "underline",
+    "textup",
+    "bold",
+    "textsc",
 ];
 
 /// Reads `text` into tokens.
 pub(crate) fn tokenise(text: &str, commas: Commas) -> Tokens {
-    let mut reader = Reader { out: Tokens { list: Vec::new(), is_comma_ambiguous: false, has_currency: false }, spaced: false, depth: 0, commas };
+    let mut reader = Reader {
+        out: Tokens {
+            list: Vec::new(),
+            is_comma_ambiguous: false,
+            has_currency: false,
+        },
+        spaced: false,
+        depth: 0,
+        commas,
+    };
     reader.read(text, 0);
     reader.out
 }
@@ -89,7 +171,10 @@ impl Reader {
             Tok::Ch(')' | ']') | Tok::SetClose => self.depth = self.depth.saturating_sub(1),
             _ => {}
         }
-        self.out.list.push(Token { tok, spaced: std::mem::take(&mut self.spaced) });
+        self.out.list.push(Token {
+            tok,
+            spaced: std::mem::take(&mut self.spaced),
+        });
     }
 
     fn symbol(&mut self, name: &str) {
@@ -108,7 +193,10 @@ impl Reader {
                 '-' => self.push(Tok::Ch('-')),
                 'n' => self.symbol("n"),
                 digit => match self.out.list.last_mut() {
-                    Some(Token { tok: Tok::Num(number), .. }) => number.push(digit),
+                    Some(Token {
+                        tok: Tok::Num(number),
+                        ..
+                    }) => number.push(digit),
                     _ => self.push(Tok::Num(digit.to_string())),
                 },
             }
@@ -120,18 +208,33 @@ impl Reader {
         let mut at = 0;
         while at < text.len() {
             let rest = &text[at..];
-            let c = rest.chars().next().expect("`at` lies on a character boundary before the end");
+            let c = rest
+                .chars()
+                .next()
+                .expect("`at` lies on a character boundary before the end");
             at += match c {
                 '\\' => self.read_command(rest, nesting),
-                c if is_digit(c) || (c == '.' && rest[1..].starts_with(is_digit)) => self.read_number(rest),
+                c if is_digit(c) || (c == '.' && rest[1..].starts_with(is_digit)) => {
+                    self.read_number(rest)
+                }
                 c if c.is_ascii_alphabetic() => self.read_letters(rest),
                 c if superscript(c).is_some() => {
-                    let run: Vec<char> = rest.chars().take_while(|c| superscript(*c).is_some()).collect();
-                    self.power(&run.iter().filter_map(|c| superscript(*c)).collect::<String>());
+                    let run: Vec<char> = rest
+                        .chars()
+                        .take_while(|c| superscript(*c).is_some())
+                        .collect();
+                    self.power(
+                        &run.iter()
+                            .filter_map(|c| superscript(*c))
+                            .collect::<String>(),
+                    );
                     run.iter().map(|c| c.len_utf8()).sum()
                 }
                 c if subscript(c).is_some() => {
-                    let run: Vec<char> = rest.chars().take_while(|c| subscript(*c).is_some()).collect();
+                    let run: Vec<char> = rest
+                        .chars()
+                        .take_while(|c| subscript(*c).is_some())
+                        .collect();
                     self.push(Tok::Ch('_'));
                     self.push(Tok::Num(run.iter().filter_map(|c| subscript(*c)).collect()));
                     run.iter().map(|c| c.len_utf8()).sum()
@@ -145,16 +248,21 @@ impl Reader {
     }
 
     fn read_letters(&mut self, rest: &str) -> usize {
-        let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(rest.len());
         let word = &rest[..end];
         // `x_max`, `pix`: a function name inside a run is not looked for; a lone letter stands for itself.
         if word.len() == 1 {
             self.symbol(word);
             return 1;
         }
-        if let Some(name) = ["sqrt", "sin", "cos", "tan", "log", "ln", "exp", "abs", "arctan", "arcsin", "arccos", "frac", "pi"]
-            .iter()
-            .find(|name| word == **name)
+        if let Some(name) = [
+            "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "abs", "arctan", "arcsin", "arccos",
+            "frac", "pi",
+        ]
+        .iter()
+        .find(|name| word == **name)
         {
             self.command(name);
             return name.len();
@@ -184,7 +292,9 @@ impl Reader {
         number.extend(bytes[..at].iter().map(|c| ascii_digit(*c)));
         let mut has_groups = false;
         while (1..=3).contains(&number.len()) || has_groups {
-            let Some((group, is_plain)) = group_mark(&bytes, at) else { break };
+            let Some((group, is_plain)) = group_mark(&bytes, at) else {
+                break;
+            };
             if digits(group) != group + 3 {
                 break;
             }
@@ -210,7 +320,8 @@ impl Reader {
                 number.extend(bytes[at + 1..end].iter().map(|c| ascii_digit(*c)));
                 at = end;
                 // Groups of three after the point: `3.141\,592`.
-                while let Some((group, false)) = group_mark(&bytes, at).filter(|_| number.len() > 3) {
+                while let Some((group, false)) = group_mark(&bytes, at).filter(|_| number.len() > 3)
+                {
                     if bytes.get(at) != Some(&'\\') || digits(group) < group + 3 {
                         break;
                     }
@@ -226,7 +337,8 @@ impl Reader {
         if matches!(bytes.get(at), Some('e' | 'E')) {
             let sign = usize::from(matches!(bytes.get(at + 1), Some('-' | '+')));
             let end = digits(at + 1 + sign);
-            let is_exponent = end > at + 1 + sign && !matches!(bytes.get(end), Some(c) if c.is_ascii_alphabetic() || *c == '_');
+            let is_exponent = end > at + 1 + sign
+                && !matches!(bytes.get(end), Some(c) if c.is_ascii_alphabetic() || *c == '_');
             if is_exponent {
                 self.command("cdot");
                 self.push(Tok::Num("10".into()));
@@ -240,24 +352,58 @@ impl Reader {
 
     fn read_other(&mut self, c: char, rest: &str) {
         match c {
-            c if c.is_whitespace() || is_invisible(c) => self.spaced = self.spaced || c.is_whitespace(),
+            c if c.is_whitespace() || is_invisible(c) => {
+                self.spaced = self.spaced || c.is_whitespace()
+            }
             '~' => self.spaced = true,
             '$' | '€' | '£' | '¥' => {
                 self.out.has_currency = true;
                 self.spaced = true;
             }
-            '{' | '}' | '+' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '|' | ',' | ';' | ':' | '=' | '<' | '>' | '!' | '&' | '%' => {
+            '{' | '}' | '+' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '|' | ',' | ';'
+            | ':' | '=' | '<' | '>' | '!' | '&' | '%' => {
                 let tok = match c {
                     '*' if rest.starts_with("**") => '^',
-                    '*' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('^')) => return,
+                    '*' if self
+                        .out
+                        .list
+                        .last()
+                        .is_some_and(|last| last.tok == Tok::Ch('^')) =>
+                    {
+                        return;
+                    }
                     '!' if rest.starts_with("!=") => return self.command("ne"),
-                    '=' if matches!(self.out.list.last(), Some(Token { tok: Tok::Cmd(name), .. }) if name == "ne") && !self.spaced => return,
-                    '=' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('=')) && !self.spaced => return,
-                    '=' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('<')) && !self.spaced => {
+                    '=' if matches!(self.out.list.last(), Some(Token { tok: Tok::Cmd(name), .. }) if name == "ne")
+                        && !self.spaced =>
+                    {
+                        return;
+                    }
+                    '=' if self
+                        .out
+                        .list
+                        .last()
+                        .is_some_and(|last| last.tok == Tok::Ch('='))
+                        && !self.spaced =>
+                    {
+                        return;
+                    }
+                    '=' if self
+                        .out
+                        .list
+                        .last()
+                        .is_some_and(|last| last.tok == Tok::Ch('<'))
+                        && !self.spaced =>
+                    {
                         self.out.list.pop();
                         return self.command("le");
                     }
-                    '=' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('>')) && !self.spaced => {
+                    '=' if self
+                        .out
+                        .list
+                        .last()
+                        .is_some_and(|last| last.tok == Tok::Ch('>'))
+                        && !self.spaced =>
+                    {
                         self.out.list.pop();
                         return self.command("ge");
                     }
@@ -329,7 +475,10 @@ impl Reader {
                 match greek(c) {
                     Some(name) => self.symbol(name),
                     None if c.is_alphabetic() => match self.out.list.last_mut() {
-                        Some(Token { tok: Tok::Text(text), .. }) if !self.spaced => text.push(c),
+                        Some(Token {
+                            tok: Tok::Text(text),
+                            ..
+                        }) if !self.spaced => text.push(c),
                         _ => self.push(Tok::Text(c.to_string())),
                     },
                     None => self.command(&format!("unknown {c}")),
@@ -357,16 +506,24 @@ impl Reader {
                 '\\' => {
                     // A doubled backslash before a known command is an escaped one.
                     let name = letters(&after[1..]);
-                    if !name.is_empty() && (is_known(name) || FONTS.contains(&name) || DROPPED.contains(&name)) {
+                    if !name.is_empty()
+                        && (is_known(name) || FONTS.contains(&name) || DROPPED.contains(&name))
+                    {
                         return 1;
                     }
-                    if after[1..].starts_with(['{', '}', '(', ')', '%', '$', ',', '!']) && !self.out.list.iter().any(|t| matches!(t.tok, Tok::Begin(_))) {
+                    if after[1..].starts_with(['{', '}', '(', ')', '%', '$', ',', '!'])
+                        && !self.out.list.iter().any(|t| matches!(t.tok, Tok::Begin(_)))
+                    {
                         return 1;
                     }
                     self.push(Tok::Row);
                     // `\\[4pt]`
-                    if let Some(end) = after[1..].strip_prefix('[').and_then(|rest| rest.find(']')) {
-                        if after[2..2 + end].ends_with("pt") || after[2..2 + end].ends_with("em") || after[2..2 + end].ends_with("mm") {
+                    if let Some(end) = after[1..].strip_prefix('[').and_then(|rest| rest.find(']'))
+                    {
+                        if after[2..2 + end].ends_with("pt")
+                            || after[2..2 + end].ends_with("em")
+                            || after[2..2 + end].ends_with("mm")
+                        {
                             return 2 + end + 2;
                         }
                     }
@@ -409,7 +566,11 @@ impl Reader {
             if name == "begin" && environment == "array" {
                 used += argument(&rest[used..]).1;
             }
-            self.push(if name == "begin" { Tok::Begin(environment) } else { Tok::End(environment) });
+            self.push(if name == "begin" {
+                Tok::Begin(environment)
+            } else {
+                Tok::End(environment)
+            });
             return used;
         }
         if FONTS.contains(&name) {
@@ -475,7 +636,10 @@ impl Reader {
             _ if is_known(name) => self.command(name),
             _ => {
                 // `\quadx`: a spacing command run into a letter.
-                if let Some(rest) = ["qquad", "quad"].iter().find_map(|space| name.strip_prefix(space)) {
+                if let Some(rest) = ["qquad", "quad"]
+                    .iter()
+                    .find_map(|space| name.strip_prefix(space))
+                {
                     self.spaced = true;
                     self.read(rest, nesting + 1);
                 } else {
@@ -488,10 +652,21 @@ impl Reader {
 
     /// The content of a font or text command: mathematics is read on, words are kept together.
     fn read_font(&mut self, name: &str, content: &str, nesting: usize) {
-        let is_upright = !["mathbf", "mathit", "boldsymbol", "mathcal", "underline", "pmb", "bold"].contains(&name);
+        let is_upright = ![
+            "mathbf",
+            "mathit",
+            "boldsymbol",
+            "mathcal",
+            "underline",
+            "pmb",
+            "bold",
+        ]
+        .contains(&name);
         let plain = content.trim_matches(|c: char| c.is_whitespace() || c == '~');
         let has_digits = plain.contains(is_digit);
-        let has_word = plain.split(|c: char| !c.is_alphabetic()).any(|word| word.chars().count() >= 2);
+        let has_word = plain
+            .split(|c: char| !c.is_alphabetic())
+            .any(|word| word.chars().count() >= 2);
         let is_math = plain.contains(['\\', '$', '=', '<', '>', '^', '_']) || has_digits;
         if content.starts_with([' ', '~']) {
             self.spaced = true;
@@ -503,9 +678,16 @@ impl Reader {
             "percent" | "pct" => self.push(Tok::Ch('%')),
             _ if nesting > 20 => self.push(Tok::Text(plain.to_string())),
             _ if !is_math && is_upright && is_function(plain) => self.command(plain),
-            _ if (has_word && !is_math) || plain.ends_with(':') => self.push(Tok::Text(plain.to_string())),
+            _ if (has_word && !is_math) || plain.ends_with(':') => {
+                self.push(Tok::Text(plain.to_string()))
+            }
             // A unit of one letter after a number.
-            _ if is_upright && super::unit::is_letter_unit(plain) && self.follows_value() => self.push(Tok::Text(plain.to_string())),
+            _ if is_upright
+                && plain.split('/').all(super::unit::is_letter_unit)
+                && self.follows_value() =>
+            {
+                self.push(Tok::Text(plain.to_string()))
+            }
             _ => {
                 self.read(content, nesting + 1);
                 if content.ends_with([' ', '~']) {
@@ -516,15 +698,22 @@ impl Reader {
     }
 
     fn follows_value(&self) -> bool {
-        self.out.list.last().is_some_and(|last| matches!(last.tok, Tok::Num(_) | Tok::Ch(')' | '}') | Tok::Text(_)))
+        self.out
+            .list
+            .last()
+            .is_some_and(|last| matches!(last.tok, Tok::Num(_) | Tok::Ch(')' | '}') | Tok::Text(_)))
     }
 }
 
 /// The marks that may stand between groups of three digits: where the group starts, and whether the
 /// mark is a plain comma.
 fn group_mark(text: &[char], at: usize) -> Option<(usize, bool)> {
-    let has = |mark: &str| mark.chars().enumerate().all(|(offset, c)| text.get(at + offset) == Some(&c));
-    for mark in ["{,}", ",\\!", "\\,", "\\ ", "{\\,}", "\\;", "\\:"] {
+    let has = |mark: &str| {
+        mark.chars()
+            .enumerate()
+            .all(|(offset, c)| text.get(at + offset) == Some(&c))
+    };
+    for mark in ["{,}", ",\\! ", ",\\!", "\\,", "\\ ", "{\\,}", "\\;", "\\:"] {
         if has(mark) {
             return Some((at + mark.chars().count(), false));
         }
@@ -541,15 +730,22 @@ fn is_digit(c: char) -> bool {
 }
 
 fn ascii_digit(c: char) -> char {
-    if ('０'..='９').contains(&c) { char::from(b'0' + (c as u32 - '０' as u32) as u8) } else { c }
+    if ('０'..='９').contains(&c) {
+        char::from(b'0' + (c as u32 - '０' as u32) as u8)
+    } else {
+        c
+    }
 }
 
 fn is_invisible(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{ad}' | '\u{fe0e}' | '\u{fe0f}' | '\u{202a}'..='\u{202e}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{ad}' | '\u{fe0e}' | '\u{fe0f}' | '\u{202a}'..='\u{202e}')
 }
 
 fn letters(text: &str) -> &str {
-    &text[..text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len())]
+    &text[..text
+        .find(|c: char| !c.is_ascii_alphabetic())
+        .unwrap_or(text.len())]
 }
 
 /// The argument that starts `text`, braces removed, and the bytes it takes up.
@@ -583,12 +779,20 @@ fn superscript(c: char) -> Option<char> {
     match c {
         '⁻' => Some('-'),
         'ⁿ' => Some('n'),
-        c => "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().zip('0'..='9').find(|(mark, _)| *mark == c).map(|(_, digit)| digit),
+        c => "⁰¹²³⁴⁵⁶⁷⁸⁹"
+            .chars()
+            .zip('0'..='9')
+            .find(|(mark, _)| *mark == c)
+            .map(|(_, digit)| digit),
     }
 }
 
 fn subscript(c: char) -> Option<char> {
-    "₀₁₂₃₄₅₆₇₈₉".chars().zip('0'..='9').find(|(mark, _)| *mark == c).map(|(_, digit)| digit)
+    "₀₁₂₃₄₅₆₇₈₉"
+        .chars()
+        .zip('0'..='9')
+        .find(|(mark, _)| *mark == c)
+        .map(|(_, digit)| digit)
 }
 
 fn vulgar_fraction(c: char) -> Option<(&'static str, &'static str)> {
@@ -616,21 +820,54 @@ fn vulgar_fraction(c: char) -> Option<(&'static str, &'static str)> {
 }
 
 const GREEK: &[(char, &str)] = &[
-    ('α', "alpha"), ('β', "beta"), ('γ', "gamma"), ('δ', "delta"), ('ε', "epsilon"), ('ζ', "zeta"), ('η', "eta"), ('θ', "theta"),
-    ('ι', "iota"), ('κ', "kappa"), ('λ', "lambda"), ('μ', "mu"), ('ν', "nu"), ('ξ', "xi"), ('ρ', "rho"), ('σ', "sigma"), ('τ', "tau"),
-    ('υ', "upsilon"), ('φ', "phi"), ('χ', "chi"), ('ψ', "psi"), ('ω', "omega"), ('Γ', "Gamma"), ('Δ', "Delta"), ('Θ', "Theta"),
-    ('Λ', "Lambda"), ('Ξ', "Xi"), ('Σ', "Sigma"), ('Φ', "Phi"), ('Ψ', "Psi"), ('Ω', "Omega"), ('ϕ', "phi"), ('ℓ', "ell"),
+    ('α', "alpha"),
+    ('β', "beta"),
+    ('γ', "gamma"),
+    ('δ', "delta"),
+    ('ε', "epsilon"),
+    ('ζ', "zeta"),
+    ('η', "eta"),
+    ('θ', "theta"),
+    ('ι', "iota"),
+    ('κ', "kappa"),
+    ('λ', "lambda"),
+    ('μ', "mu"),
+    ('ν', "nu"),
+    ('ξ', "xi"),
+    ('ρ', "rho"),
+    ('σ', "sigma"),
+    ('τ', "tau"),
+    ('υ', "upsilon"),
+    ('φ', "phi"),
+    ('χ', "chi"),
+    ('ψ', "psi"),
+    ('ω', "omega"),
+    ('Γ', "Gamma"),
+    ('Δ', "Delta"),
+    ('Θ', "Theta"),
+    ('Λ', "Lambda"),
+    ('Ξ', "Xi"),
+    ('Σ', "Sigma"),
+    ('Φ', "Phi"),
+    ('Ψ', "Psi"),
+    ('Ω', "Omega"),
+    ('ϕ', "phi"),
+    ('ℓ', "ell"),
 ];
 
 fn greek(c: char) -> Option<&'static str> {
-    GREEK.iter().find(|(letter, _)| *letter == c).map(|(_, name)| *name)
+    GREEK
+        .iter()
+        .find(|(letter, _)| *letter == c)
+        .map(|(_, name)| *name)
 }
 
 /// Functions that are written with their name before the argument.
 pub(crate) const FUNCTIONS: &[&str] = &[
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh", "cosh", "tanh", "coth",
-    "asin", "acos", "atan", "arcsinh", "arccosh", "arctanh", "arsinh", "arcosh", "artanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max",
-    "min", "abs", "tg", "ctg", "cis", "cosec", "det", "Re", "Im", "arg", "sgn", "sign", "floor", "ceil",
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec",
+    "arccsc", "sinh", "cosh", "tanh", "coth", "asin", "acos", "atan", "arcsinh", "arccosh",
+    "arctanh", "arsinh", "arcosh", "artanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
+    "abs", "tg", "ctg", "cis", "cosec", "det", "Re", "Im", "arg", "sgn", "sign", "floor", "ceil",
 ];
 
 fn is_function(name: &str) -> bool {
@@ -640,13 +877,98 @@ fn is_function(name: &str) -> bool {
 fn is_known(name: &str) -> bool {
     is_function(name)
         || [
-            "frac", "dfrac", "tfrac", "cfrac", "sqrt", "pi", "infty", "cdot", "times", "div", "pm", "mp", "le", "leq", "ge", "geq", "ne",
-            "neq", "lt", "gt", "cup", "cap", "setminus", "in", "approx", "circ", "lfloor", "rfloor", "lceil", "rceil", "binom", "choose",
-            "over", "overline", "bar", "dot", "bmod", "pmod", "mod", "sum", "prod", "int", "emptyset", "varnothing", "begin", "end",
-            "ldots", "dots", "cdots", "dotsm", "dotsc", "mathbb", "to", "implies", "Rightarrow", "rightarrow", "iff", "hat", "vec",
-            "text", "theta", "alpha", "beta", "notin", "forall", "exists", "partial", "nabla", "subset", "subseteq", "lim", "Leftrightarrow",
-            "longrightarrow", "Longrightarrow", "overrightarrow", "overarc", "widehat", "tilde", "perp", "parallel", "cong", "propto",
-            "geqslant", "leqslant", "quad", "qquad", "dbinom", "root", "atop", "land", "lor", "boxed",
+            "frac",
+            "dfrac",
+            "tfrac",
+            "cfrac",
+            "sqrt",
+            "pi",
+            "infty",
+            "cdot",
+            "times",
+            "div",
+            "pm",
+            "mp",
+            "le",
+            "leq",
+            "ge",
+            "geq",
+            "ne",
+            "neq",
+            "lt",
+            "gt",
+            "cup",
+            "cap",
+            "setminus",
+            "in",
+            "approx",
+            "circ",
+            "lfloor",
+            "rfloor",
+            "lceil",
+            "rceil",
+            "binom",
+            "choose",
+            "over",
+            "overline",
+            "bar",
+            "dot",
+            "bmod",
+            "pmod",
+            "mod",
+            "sum",
+            "prod",
+            "int",
+            "emptyset",
+            "varnothing",
+            "begin",
+            "end",
+            "ldots",
+            "dots",
+            "cdots",
+            "dotsm",
+            "dotsc",
+            "mathbb",
+            "to",
+            "implies",
+            "Rightarrow",
+            "rightarrow",
+            "iff",
+            "hat",
+            "vec",
+            "text",
+            "theta",
+            "alpha",
+            "beta",
+            "notin",
+            "forall",
+            "exists",
+            "partial",
+            "nabla",
+            "subset",
+            "subseteq",
+            "lim",
+            "Leftrightarrow",
+            "longrightarrow",
+            "Longrightarrow",
+            "overrightarrow",
+            "overarc",
+            "widehat",
+            "tilde",
+            "perp",
+            "parallel",
+            "cong",
+            "propto",
+            "geqslant",
+            "leqslant",
+            "quad",
+            "qquad",
+            "dbinom",
+            "root",
+            "atop",
+            "land",
+            "lor",
+            "boxed",
         ]
         .contains(&name)
 }

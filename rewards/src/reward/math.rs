@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Item, PerItem, Reward, RewardError, RewardSection};
-use crate::math::{self, Extract, Extraction, GradeConfig};
+use crate::math::{self, Extract, Extraction, GradeConfig, Policy};
 
 /// Rewards a right final answer: 1 where it equals the reference answer mathematically, else 0.
 ///
@@ -21,6 +21,8 @@ pub struct MathConfig {
     pub allow_unanchored: bool,
     /// Give 0 to completions that were cut off at the cap, whatever they say.
     pub require_finished: bool,
+    /// What is accepted where reasonable graders differ.
+    pub policy: Policy,
 }
 
 impl Default for MathConfig {
@@ -29,24 +31,44 @@ impl Default for MathConfig {
             extract: Extract::Auto,
             allow_unanchored: false,
             require_finished: false,
+            policy: Policy::default(),
         }
     }
 }
 
 impl RewardSection for MathConfig {
     fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
+        if let Some(tolerance) = self
+            .policy
+            .rel_tol
+            .filter(|tolerance| !(tolerance.is_finite() && *tolerance >= 0.0))
+        {
+            return Err(ConfigError::BadValue {
+                key: "math.policy.rel_tol".into(),
+                value: tolerance.to_string(),
+                fix: "give a finite number, 0 or more".into(),
+            });
+        }
+        Ok(Box::new(Math::new(self)))
+    }
+}
+
+impl Math {
+    fn new(config: &MathConfig) -> Self {
         let extraction = Extraction {
-            mode: self.extract,
-            allow_unanchored: self.allow_unanchored,
+            mode: config.extract,
+            allow_unanchored: config.allow_unanchored,
             ..Extraction::default()
         };
-        Ok(Box::new(Math {
-            grade: GradeConfig {
-                extraction,
-                ..GradeConfig::default()
-            },
-            require_finished: self.require_finished,
-        }))
+        let grade = GradeConfig {
+            extraction,
+            policy: config.policy.clone(),
+            ..GradeConfig::default()
+        };
+        Math {
+            grade,
+            require_finished: config.require_finished,
+        }
     }
 }
 
@@ -88,18 +110,7 @@ mod tests {
     use super::*;
 
     fn score(config: MathConfig, item: &Item) -> Result<f64, RewardError> {
-        let extraction = Extraction {
-            mode: config.extract,
-            allow_unanchored: config.allow_unanchored,
-            ..Extraction::default()
-        };
-        let reward = Math {
-            grade: GradeConfig {
-                extraction,
-                ..GradeConfig::default()
-            },
-            require_finished: config.require_finished,
-        };
+        let reward = Math::new(&config);
         PerItem::score(&reward, item)
     }
 
@@ -142,6 +153,34 @@ mod tests {
             ..MathConfig::default()
         };
         assert_eq!(score(unanchored, &said), Ok(1.0));
+    }
+
+    #[test]
+    fn the_policy_reaches_the_grader() {
+        let near = item("9.8", r"\boxed{9.81}");
+        assert_eq!(score(MathConfig::default(), &near), Ok(0.0));
+        let policy = Policy {
+            rel_tol: Some(0.01),
+            ..Policy::default()
+        };
+        assert_eq!(
+            score(
+                MathConfig {
+                    policy,
+                    ..MathConfig::default()
+                },
+                &near
+            ),
+            Ok(1.0)
+        );
+        let negative = MathConfig {
+            policy: Policy {
+                rel_tol: Some(-1.0),
+                ..Policy::default()
+            },
+            ..MathConfig::default()
+        };
+        assert!(negative.build().is_err());
     }
 
     #[test]

@@ -1,0 +1,161 @@
+//! Grader sensitivity: the same completions under several graders, since a score that hangs on the grader's
+//! mode says less about the model.
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::benchmark::{Benchmark, Item};
+use crate::grading::Grade;
+use crate::metrics::{Estimate, Settings, summarise};
+use crate::sample::{Sample, grade};
+
+/// Accuracy under one grader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Mode {
+    /// The grader's name.
+    pub name: String,
+    /// avg@n under it.
+    pub accuracy: Estimate,
+    /// Samples it accepts and the first grader refuses.
+    pub accepts_more: usize,
+    /// Samples it refuses and the first grader accepts.
+    pub refuses_more: usize,
+}
+
+/// Points of accuracy between the graders above which a report says so on top.
+pub const SPREAD: f64 = 0.02;
+
+/// Grades `samples` again under each of `graders`; the first is the one the others are held against.
+///
+/// `samples` are those of an evaluation with `n` a problem; their verdicts are not used. Errors: as
+/// [`summarise`].
+pub fn sensitivity(
+    benchmark: &dyn Benchmark,
+    items: &[Item],
+    samples: &[Sample],
+    n: usize,
+    graders: &[&dyn Grade],
+) -> Result<Vec<Mode>> {
+    let settings = Settings {
+        samples: n,
+        ks: Vec::new(),
+        taus: Vec::new(),
+        seed: 0,
+    };
+    let mut primary: Option<Vec<bool>> = None;
+    let mut modes = Vec::new();
+    for grader in graders {
+        let completions = samples
+            .iter()
+            .map(|sample| sample.completion.clone())
+            .collect();
+        let graded = grade(benchmark, *grader, items, completions)?;
+        let accuracy = summarise(items, &graded, *grader, &settings)?.accuracy;
+        let right: Vec<bool> = graded
+            .par_iter()
+            .map(|sample| sample.verdict.correct)
+            .collect();
+        let first = primary.get_or_insert_with(|| right.clone());
+        let differ = |now: bool| {
+            first
+                .iter()
+                .zip(&right)
+                .filter(|(before, after)| before != after && **after == now)
+                .count()
+        };
+        modes.push(Mode {
+            name: grader.name().to_owned(),
+            accuracy,
+            accepts_more: differ(true),
+            refuses_more: differ(false),
+        });
+    }
+    Ok(modes)
+}
+
+/// Greatest less least accuracy; 0 for fewer than two modes.
+pub fn spread(modes: &[Mode]) -> f64 {
+    let values = modes.iter().map(|mode| mode.accuracy.value);
+    let greatest = values.clone().fold(f64::NEG_INFINITY, f64::max);
+    let least = values.fold(f64::INFINITY, f64::min);
+    if modes.len() < 2 {
+        0.0
+    } else {
+        greatest - least
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::benchmark::{Benchmark, Jsonl};
+    use crate::grading::Verdict;
+    use crate::sample::{Completion, Finish};
+    use serde_json::json;
+
+    /// Right when the completion ends in the answer, or with `lenient` when it holds it anywhere.
+    struct Ends(bool);
+
+    impl Grade for Ends {
+        fn name(&self) -> &str {
+            if self.0 { "anywhere" } else { "at the end" }
+        }
+
+        fn grade(&self, item: &Item, completion: &str) -> Verdict {
+            let correct =
+                completion.ends_with(&item.answer) || self.0 && completion.contains(&item.answer);
+            let reason = if correct {
+                String::new()
+            } else {
+                "different".into()
+            };
+            Verdict {
+                correct,
+                extracted: Some(completion.into()),
+                reason,
+                method: "text".into(),
+                flags: vec![],
+            }
+        }
+    }
+
+    #[test]
+    fn a_lenient_grader_shows_its_gain() {
+        let benchmark = Jsonl::new("sums");
+        let items = benchmark
+            .problems(&[
+                json!({"problem": "1+1", "answer": "2"}),
+                json!({"problem": "2+2", "answer": "4"}),
+            ])
+            .unwrap()
+            .items;
+        let completion = |id: &str, text: &str| Completion {
+            item: id.into(),
+            index: 0,
+            prompt: String::new(),
+            text: text.into(),
+            tokens: 3,
+            finish: Finish::Stop,
+            logp: None,
+        };
+        let completions = vec![completion("0", "it is 2"), completion("1", "4 it is")];
+        let samples = grade(&benchmark, &Ends(false), &items, completions).unwrap();
+        let modes = sensitivity(
+            &benchmark,
+            &items,
+            &samples,
+            1,
+            &[&Ends(false), &Ends(true)],
+        )
+        .unwrap();
+        assert_eq!(
+            (modes[0].accuracy.value, modes[1].accuracy.value),
+            (0.5, 1.0)
+        );
+        assert_eq!((modes[1].accepts_more, modes[1].refuses_more), (1, 0));
+        assert_eq!(spread(&modes), 0.5);
+        assert_eq!(spread(&modes[..1]), 0.0);
+    }
+}
