@@ -91,7 +91,7 @@ fn gradients(decoder: &Decoder, reference: &Reference, keep: Keep) -> Grads {
             upstream.push(RowGrad { logp: g[t], entropy: h[t], divergence: 0.0 });
         }
     }
-    let function = TokenLogp::new(targets, 0.7, true);
+    let function = TokenLogp { tokens: &targets, temperature: 0.7, with_entropy: true };
     let tape = decoder.forward(&pack, Pass { keep, ..Pass::SCORE }).unwrap();
     let rows = decoder.rows_forward(&tape.hidden, &at, &function).unwrap();
     for (r, row) in rows.iter().enumerate() {

@@ -5,5 +5,6 @@
 mod config;
 mod configs;
 mod explain;
+mod families;
 mod program;
 mod usage;
