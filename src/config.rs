@@ -166,7 +166,8 @@ impl Config {
 
     /// The resolved settings as TOML, which parses to the same settings.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("every section is a table of plain values")
+        let text = toml::to_string(self).expect("every section is a table of plain values");
+        text.lines().map(|line| short_number(line) + "\n").collect()
     }
 
     /// Fills in what depends on other sections or on the file's name.
@@ -175,5 +176,13 @@ impl Config {
             let stem = std::path::Path::new(file).file_stem().and_then(|s| s.to_str());
             self.run.name = stem.unwrap_or("run").to_owned();
         }
+    }
+}
+
+/// A line of TOML, with a very small number written as `1e-6`.
+fn short_number(line: &str) -> String {
+    match line.split_once(" = ").map(|(key, value)| (key, value.parse::<f64>())) {
+        Some((key, Ok(value))) if value != 0.0 && value.abs() < 1e-3 => format!("{key} = {value:e}"),
+        _ => line.to_owned(),
     }
 }

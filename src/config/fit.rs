@@ -280,6 +280,16 @@ fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
 /// Benchmarks must exist, and have what they ask.
 fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
     let eval = &config.eval;
+    let all = candlewick_eval::benchmark::all();
+    let known: Vec<&str> = all.iter().map(|b| b.name()).chain(["validation"]).collect();
+    for name in eval.benchmarks.iter().filter(|n| !known.contains(&n.as_str())) {
+        let hint = nearest(name, &known).map_or(String::new(), |n| format!(": did you mean `{n}`?"));
+        findings.push(Finding {
+            is_key: false,
+            help: Some(format!("benchmarks: {}", known.join(", "))),
+            ..Finding::at("eval.benchmarks", format!("unknown benchmark `{name}`{hint}"))
+        });
+    }
     if eval.benchmarks.iter().any(|n| n == "validation") && config.data.validation.is_none() {
         let message = "the benchmark `validation` needs held-out data: set `data.validation`, for example to 0.05";
         findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });

@@ -245,7 +245,8 @@ fn variants(branch: &'static Value) -> Vec<Variant> {
         .flatten()
         .map(|(name, node)| {
             let settings = Shape { node };
-            let doc = if doc.is_empty() { settings.doc() } else { doc };
+            // The text of the settings says more than that of the variant that holds them.
+            let doc = if settings.doc().is_empty() { doc } else { settings.doc() };
             Variant { name, doc, settings: Some(settings) }
         })
         .collect()
