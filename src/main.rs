@@ -12,6 +12,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     cli::start_log(arguments.verbose);
     let done = match arguments.command {
+        Command::Train(arguments) => cli::train::run(&arguments),
+        Command::Eval(arguments) => cli::eval::run(&arguments),
+        Command::Generate(arguments) => cli::generate::run(&arguments),
+        Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Check(arguments) => cli::check::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::List => cli::list::run(),

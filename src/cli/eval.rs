@@ -1,5 +1,6 @@
 //! `candlewick eval`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -57,5 +58,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         dtype: Dtype::F32,
         ..ModelConfig::named(&arguments.model)
     };
-    candlewick::train::evaluate(&model, &eval, arguments.seed, &arguments.output)
+    let outcomes = candlewick::train::evaluate(&model, &eval, arguments.seed, &arguments.output)?;
+    let mut out = std::io::stdout().lock();
+    for outcome in &outcomes {
+        writeln!(out, "{}", candlewick::train::evaluate::line(outcome))?;
+    }
+    writeln!(out, "results and samples: {}", arguments.output.display())?;
+    Ok(())
 }

@@ -3,10 +3,14 @@
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
+pub(crate) mod eval;
 pub(crate) mod explain;
+pub(crate) mod generate;
 pub(crate) mod list;
+pub(crate) mod merge;
 pub(crate) mod schema;
 mod table;
+pub(crate) mod train;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -39,6 +43,10 @@ pub(crate) struct Arguments {
 /// What the program can do.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    Train(train::Arguments),
+    Eval(eval::Arguments),
+    Generate(generate::Arguments),
+    Merge(merge::Arguments),
     Check(check::Arguments),
     Doctor(doctor::Arguments),
     /// List the stages of a run and the variants of each.

@@ -156,7 +156,7 @@ fn official(policy: &Policy, benchmark: Box<dyn Benchmark>, hub: &Hub) -> Result
         for split in source.splits {
             for file in hub.data_set(dataset, None, config, split)? {
                 for row in data::read::rows(&file)? {
-                    records.push(serde_json::Value::Object(row?.row));
+                    records.push(serde_json::Value::Object(row?.1));
                 }
             }
         }

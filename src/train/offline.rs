@@ -53,7 +53,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
     let mut grads = Grads::new(&policy.decoder.params);
     let (started, before, mut has_checked, mut bad) = (Instant::now(), state.seconds, false, 0);
-    let mut save = |state: &mut State, policy: &Policy, optimiser: &AdamW, objective: &dyn candlewick_algorithms::objective::Objective, recorder: &mut Recorder| {
+    let save = |state: &mut State, policy: &Policy, optimiser: &AdamW, objective: &dyn candlewick_algorithms::objective::Objective, recorder: &mut Recorder| {
         state.stages.extend(objective.save().map(|value| ("objective".to_owned(), value)));
         state.optimiser_steps = optimiser.steps();
         state.metrics_bytes = recorder.bytes()?;

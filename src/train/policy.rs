@@ -7,7 +7,8 @@ use candle_core::{DType, Device};
 use candlewick_algorithms::{Batch, Needs, Table};
 use candlewick_algorithms::row::token::TokenLogp;
 
-use crate::config::{Config, DataConfig, Device as DeviceChoice, Dtype, ModelConfig};
+use crate::config::{Config, Device as DeviceChoice, Dtype, ModelConfig};
+use crate::data::DataConfig;
 use crate::data::render::Renderer;
 use crate::hub::{Hub, Weights as Fetch};
 use crate::model::chat_template::ChatTemplate;
@@ -142,7 +143,7 @@ impl Policy {
                 }
             };
         }
-        let estimate = memory::estimate(config, &policy.decoder.spec, memory::machine().map(|m| m.available));
+        let estimate = memory::estimate(config, &policy.decoder.spec, memory::machine().map(|m| m.1));
         policy.keep = if estimate.is_checkpointed { Keep::Inputs } else { Keep::Activations };
         policy.micro_tokens = estimate.micro_batch_tokens;
         Ok(policy)

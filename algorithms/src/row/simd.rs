@@ -1,13 +1,7 @@
 //! Vectorised exponential sums over a row, compiled for several instruction sets and chosen at run time.
 //!
-<<<<<<< HEAD
 //! The bodies are plain loops over independent elements; compiled inside a function that enables
 //! AVX-512 or AVX2 with FMA, they become vector instructions. Sums keep their lanes in a fixed order, so a result depends on the row alone (and on the machine's instruction set), never
-=======
-//! The bodies work on arrays of 16 lanes in plain Rust; compiled inside a function that enables
-//! AVX-512 or AVX2 with FMA, every lane operation becomes one vector instruction. Sums keep 16 lanes in
-//! a fixed order, so a result depends on the row alone (and on the machine's instruction set), never
->>>>>>> data
 //! on threads or neighbours. f64, which serves tests, uses the standard library's exponential.
 
 /// Row kernels of a float type.
@@ -26,40 +20,18 @@ pub trait Kernels: Sized {
     fn exp_in_place(x: &mut [Self]);
 }
 
-<<<<<<< HEAD
 /// f32 values of the widest vector.
 const LANES: usize = 16;
 /// Elements summed in f32 lanes before they are added to the f64 sums, few enough that the rounding
 /// of a sum stays near that of one term, and that a block stays in the first cache.
 const BLOCK: usize = 32 * LANES;
 
-=======
-const LANES: usize = 16;
-/// Vectors summed in f32 before they are added to the f64 sums: 32 keep the rounding of a sum near
-/// that of one term.
-const BLOCK: usize = 32 * LANES;
-
-type Lanes = [f32; LANES];
-
->>>>>>> data
 /// Below this exp is 0: the smallest normal f32 is about exp(-87.336).
 const LEAST: f32 = -87.33;
 /// Above this exp is infinite in f32.
 const MOST: f32 = 88.722_83;
 
 #[inline(always)]
-<<<<<<< HEAD
-=======
-fn lanes(f: impl Fn(usize) -> f32) -> Lanes {
-    let mut out = [0.0; LANES];
-    for (i, o) in out.iter_mut().enumerate() {
-        *o = f(i);
-    }
-    out
-}
-
-#[inline(always)]
->>>>>>> data
 fn fused<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
@@ -95,23 +67,13 @@ fn exp_lane<const FMA: bool>(x: f32) -> f32 {
     if x > MOST { f32::INFINITY } else { value }
 }
 
-<<<<<<< HEAD
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
-=======
-/// `chunk` as lanes, the missing ones filled.
-#[inline(always)]
-fn load(chunk: &[f32], fill: f32) -> Lanes {
-    let mut lanes = [fill; LANES];
-    lanes[..chunk.len()].copy_from_slice(chunk);
-    lanes
->>>>>>> data
 }
 
 #[inline(always)]
 fn max_body(z: &[f32]) -> f32 {
-<<<<<<< HEAD
     // Four vectors wide: one chain would wait for itself.
     let mut best = [f32::NEG_INFINITY; 4 * LANES];
     let mut blocks = z.chunks_exact(4 * LANES);
@@ -140,28 +102,11 @@ fn block_sum(block: &[f32; BLOCK]) -> f64 {
 #[inline(always)]
 fn finite_exponent(q: f32) -> f32 {
     if q < LEAST { 0.0 } else { q }
-=======
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    // Four independent chains: one would wait for itself.
-    let mut best = [[f32::NEG_INFINITY; LANES]; 4];
-    let mut blocks = z.chunks_exact(4 * LANES);
-    for block in &mut blocks {
-        for (k, best) in best.iter_mut().enumerate() {
-            *best = lanes(|i| larger(best[i], block[k * LANES + i]));
-        }
-    }
-    for chunk in blocks.remainder().chunks(LANES) {
-        let values = load(chunk, f32::NEG_INFINITY);
-        best[0] = lanes(|i| larger(best[0][i], values[i]));
-    }
-    best.as_flattened().iter().copied().fold(f32::NEG_INFINITY, larger)
->>>>>>> data
 }
 
 #[inline(always)]
 fn exp_sums_body<const FMA: bool>(z: &[f32], scale: f32) -> (f64, f64, f64) {
     let max = max_body(z);
-<<<<<<< HEAD
     if max == f32::NEG_INFINITY {
         return (f64::NEG_INFINITY, f64::NAN, f64::NAN);
     }
@@ -178,33 +123,6 @@ fn exp_sums_body<const FMA: bool>(z: &[f32], scale: f32) -> (f64, f64, f64) {
         sum += block_sum(&e);
         weighted += block_sum(&eq);
     }
-=======
-    let (mut sum, mut weighted) = (0.0_f64, 0.0_f64);
-    for block in z.chunks(BLOCK) {
-        let (mut s, mut u) = ([0.0; LANES], [0.0; LANES]);
-        let mut add = |values: &Lanes| {
-            // The maximum is taken off first: that difference is exact near it.
-            let q = lanes(|i| (values[i] - max) * scale);
-            let e = lanes(|i| exp_lane::<FMA>(q[i]));
-            s = lanes(|i| s[i] + e[i]);
-            // A term that is 0 must not meet q = -inf.
-            u = lanes(|i| fused::<FMA>(e[i], if q[i] < LEAST { 0.0 } else { q[i] }, u[i]));
-        };
-        let mut vectors = block.chunks_exact(LANES);
-        for chunk in &mut vectors {
-            add(&lanes(|i| chunk[i]));
-        }
-        if !vectors.remainder().is_empty() {
-            add(&load(vectors.remainder(), f32::NEG_INFINITY));
-        }
-        sum += s.iter().map(|&x| f64::from(x)).sum::<f64>();
-        weighted += u.iter().map(|&x| f64::from(x)).sum::<f64>();
-    }
-    // A row of -inf alone is NaN already unless its lanes were padding; an empty row has no maximum.
-    if max == f32::NEG_INFINITY {
-        return (f64::NEG_INFINITY, f64::NAN, f64::NAN);
-    }
->>>>>>> data
     (f64::from(max) * f64::from(scale), sum, weighted)
 }
 
@@ -213,40 +131,15 @@ fn softmax_combine_body<const FMA: bool>(z: &mut [f32], scale: f32, lse: f64, c:
     // lse in two parts: rounded to one f32 it would shift every probability of the row.
     let high = lse as f32;
     let low = (lse - f64::from(high)) as f32;
-<<<<<<< HEAD
     for z in z {
         let q = fused::<FMA>(*z, scale, -high) - low;
         *z = exp_lane::<FMA>(q) * fused::<FMA>(d, finite_exponent(q), c);
     }
-=======
-    let combine = |values: &Lanes| {
-        let q = lanes(|i| fused::<FMA>(values[i], scale, -high) - low);
-        let e = lanes(|i| exp_lane::<FMA>(q[i]));
-        lanes(|i| e[i] * fused::<FMA>(d, if q[i] < LEAST { 0.0 } else { q[i] }, c))
-    };
-    let mut vectors = z.chunks_exact_mut(LANES);
-    for chunk in &mut vectors {
-        let out = combine(&lanes(|i| chunk[i]));
-        chunk.copy_from_slice(&out);
-    }
-    let rest = vectors.into_remainder();
-    let out = combine(&load(rest, 0.0));
-    rest.copy_from_slice(&out[..rest.len()]);
->>>>>>> data
 }
 
 #[inline(always)]
 fn exp_body<const FMA: bool>(x: &mut [f32]) {
-<<<<<<< HEAD
     for x in x {
-=======
-    let mut vectors = x.chunks_exact_mut(LANES);
-    for chunk in &mut vectors {
-        let out = lanes(|i| exp_lane::<FMA>(chunk[i]));
-        chunk.copy_from_slice(&out);
-    }
-    for x in vectors.into_remainder() {
->>>>>>> data
         *x = exp_lane::<FMA>(*x);
     }
 }
