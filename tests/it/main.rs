@@ -4,6 +4,7 @@
 
 mod config;
 mod configs;
+mod engine;
 mod explain;
 mod families;
 mod program;
