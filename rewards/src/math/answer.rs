@@ -45,10 +45,10 @@ impl Answer {
             ..
         } = tokenise(raw, how.commas);
         for token in &mut list {
-            if let Tok::Sym(name) = &mut token.tok {
-                if let Some((_, new)) = how.rename.iter().find(|(old, _)| old == name) {
-                    *name = new.clone();
-                }
+            if let Tok::Sym(name) = &mut token.tok
+                && let Some((_, new)) = how.rename.iter().find(|(old, _)| old == name)
+            {
+                *name = new.clone();
             }
         }
         let list = without_lead(list);
@@ -125,10 +125,11 @@ impl Answer {
 
     /// The value where it is a plain rational, else the tokens without layout.
     pub(crate) fn canonical(&self) -> String {
-        if let Ok(Node::Num(value) | Node::Dec { value, .. }) = &self.node {
-            if self.unit.is_none() && value.bits() < 4096 {
-                return value.to_string();
-            }
+        if let Ok(Node::Num(value) | Node::Dec { value, .. }) = &self.node
+            && self.unit.is_none()
+            && value.bits() < 4096
+        {
+            return value.to_string();
         }
         if self.is_words {
             return text::normal(&self.raw);
@@ -167,10 +168,10 @@ impl Answer {
 fn symbols(tokens: &[Token]) -> Vec<String> {
     let mut names = Vec::new();
     for token in tokens {
-        if let Tok::Sym(name) = &token.tok {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
+        if let Tok::Sym(name) = &token.tok
+            && !names.contains(name)
+        {
+            names.push(name.clone());
         }
     }
     names
