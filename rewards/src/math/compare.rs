@@ -31,6 +31,9 @@ impl Comparison<'_> {
     pub(crate) fn equal(&mut self, g: &Node, p: &Node) -> Equal {
         self.clock.check()?;
         if g == p {
+            if self.method == Method::None {
+                self.method = Method::Exact;
+            }
             return Ok(true);
         }
         let (g, p) = (expanded(g), expanded(p));
@@ -108,8 +111,11 @@ impl Comparison<'_> {
             return Ok(Some(last.clone()));
         }
         // `2+3 = 5` and `(x-1)(x+1) = x^2-1` say one value in several ways.
-        for side in rest {
-            if is_lone(side) {
+        for (index, side) in rest.iter().enumerate() {
+            // In `a+b = 3+4 = 7` the first side is what is asked for; `2x = 10` is an equation.
+            let is_asked =
+                index == 0 && rest.len() >= 2 && side.is_scalar() && !last.has_variables();
+            if is_lone(side) || is_asked {
                 continue;
             }
             let is_value = side.is_scalar()

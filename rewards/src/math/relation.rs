@@ -54,6 +54,10 @@ impl Comparison<'_> {
         let difference =
             |sides: &[Node]| Node::Add(vec![sides[0].clone(), Node::Neg(sides[1].clone().boxed())]);
         let (a, b) = (difference(g), difference(p));
+        if !a.has_variables() || !b.has_variables() {
+            // Statements about numbers alone: each side must agree.
+            return Ok(self.scalars_equal(&g[0], &p[0])? && self.scalars_equal(&g[1], &p[1])?);
+        }
         if self.proportional(&a, &b, op.is_order())? {
             return Ok(true);
         }

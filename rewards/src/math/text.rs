@@ -36,6 +36,8 @@ pub(crate) fn looks_like_word(run: &str) -> bool {
 pub(crate) fn normal(raw: &str) -> String {
     let mut plain = String::with_capacity(raw.len());
     let mut rest = raw;
+    // Braces group arguments in a formula: without them 1/23 and 12/3 would read the same.
+    let is_formula = raw.contains("\\frac") || raw.contains("\\sqrt") || raw.contains(['^', '_']);
     while let Some(c) = rest.chars().next() {
         if c == '\\' {
             let name_length = rest[1..]
@@ -79,7 +81,8 @@ pub(crate) fn normal(raw: &str) -> String {
             continue;
         }
         match c {
-            '{' | '}' | '$' | '*' | '~' => {}
+            '{' | '}' if !is_formula => {}
+            '$' | '*' | '~' => {}
             '\u{200b}'..='\u{200f}' | '\u{feff}' | '\u{2060}' => {}
             '’' => plain.push('\''),
             c => plain.extend(c.to_lowercase()),
