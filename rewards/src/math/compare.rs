@@ -188,15 +188,12 @@ impl Comparison<'_> {
                     close: ')',
                 },
             ) => {
+                // Named values have an order; a bare list of solutions is no point.
                 self.method = Method::Tuple;
-                if items
-                    .iter()
-                    .any(|item| matches!(item, Node::Group { .. } | Node::List(_)))
-                {
-                    return Ok(false);
+                match named_values(items) {
+                    Some(values) => self.in_order(&values, others),
+                    None => self.mismatch(),
                 }
-                let named = named_values(items);
-                self.in_order(named.as_deref().unwrap_or(items), others)
             }
             (Node::Group { .. }, Node::Set(_)) | (Node::Set(_), Node::Group { .. }) => {
                 self.mismatch()

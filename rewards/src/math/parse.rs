@@ -173,9 +173,8 @@ impl Parser<'_> {
     /// The whole answer: items by commas, semicolons, `and`, `or`. Semicolons bind more loosely.
     pub(super) fn answer(&mut self) -> Parsed {
         let mut groups: Vec<Vec<Node>> = vec![Vec::new()];
-        let mut separators = Vec::new();
         loop {
-            let item = self.relation()?;
+            let item = self.stacked()?;
             groups
                 .last_mut()
                 .expect("there is always a last group")
@@ -183,7 +182,6 @@ impl Parser<'_> {
             match self.separator() {
                 Some(_) if self.peek().is_none() => break,
                 Some(separator) => {
-                    separators.push(separator);
                     if separator == ';' {
                         groups.push(Vec::new());
                     }
@@ -226,6 +224,20 @@ impl Parser<'_> {
         };
         self.at += length;
         Some(op)
+    }
+
+    /// A relation, or what `\over` and `\choose` make of the two around them.
+    pub(super) fn stacked(&mut self) -> Parsed {
+        let top = self.relation()?;
+        if self.eat_command("over") {
+            let bottom = self.relation()?;
+            return Ok(Node::Mul(vec![top, Node::Inverse(bottom.boxed())]));
+        }
+        if self.eat_command("choose") {
+            let bottom = self.relation()?;
+            return Ok(Node::Call(Func::Binomial, vec![top, bottom]));
+        }
+        Ok(top)
     }
 
     pub(super) fn relation(&mut self) -> Parsed {
@@ -388,6 +400,9 @@ impl Parser<'_> {
                 let modulus = self.signed_power()?;
                 let value = collected(std::mem::take(&mut factors), Node::Mul);
                 factors.push(Node::Call(Func::Mod, vec![value, modulus]));
+            } else if self.peek() == Some(&Tok::Ch('{')) && self.ahead(1) == Some(&Tok::Ch('}')) {
+                // An empty group is layout.
+                self.at += 2;
             } else if self.starts_factor() {
                 let is_number = matches!(self.peek(), Some(Tok::Num(_)));
                 if is_number && matches!(factors.last(), Some(Node::Num(_) | Node::Dec { .. })) {
@@ -604,17 +619,7 @@ impl Parser<'_> {
         self.expect('{')?;
         let bars = std::mem::take(&mut self.bars);
         let node = self.nested(|parser| {
-            let mut items = vec![parser.relation()?];
-            if parser.eat_command("over") {
-                let top = items.remove(0);
-                let bottom = parser.relation()?;
-                return Ok(Node::Mul(vec![top, Node::Inverse(bottom.boxed())]));
-            }
-            if parser.eat_command("choose") {
-                let top = items.remove(0);
-                let bottom = parser.relation()?;
-                return Ok(Node::Call(Func::Binomial, vec![top, bottom]));
-            }
+            let mut items = vec![parser.stacked()?];
             while parser.separator().is_some() {
                 items.push(parser.relation()?);
             }
