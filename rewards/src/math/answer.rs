@@ -27,8 +27,8 @@ pub(crate) struct Answer {
     pub(crate) node: Result<Node, Failure>,
     pub(crate) unit: Unit,
     pub(crate) symbols: Vec<String>,
-    pub(crate) choice: Option<char>,
-    /// Whether its letter stands like a choice: a capital, or in brackets.
+    pub(crate) choice: Option<text::Choice>,
+    /// Whether it can be a choice as a gold: alone, and a capital or in brackets.
     pub(crate) can_be_choice: bool,
     /// Whether it is a choice beyond doubt, and not perhaps a variable.
     pub(crate) is_marked_choice: bool,
@@ -54,7 +54,8 @@ impl Answer {
         let list = without_lead(list);
         let choice = text::choice(raw);
         let is_marked_choice = choice.is_some() && (raw.contains('(') || raw.contains("\\text"));
-        let can_be_choice = is_marked_choice || raw.contains(|c: char| c.is_ascii_uppercase());
+        let can_be_choice = choice.is_some_and(|choice| choice.is_alone)
+            && (is_marked_choice || raw.contains(|c: char| c.is_ascii_uppercase()));
         let time = text::time(raw);
         let has_words = list.iter().any(|token| match &token.tok {
             Tok::Text(_) => true,

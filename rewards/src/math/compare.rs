@@ -382,6 +382,12 @@ impl Comparison<'_> {
         if g.len() != p.len() {
             return Ok(false);
         }
+        if g.iter().chain(p).any(|part| !part.is_scalar()) {
+            return self.in_order(g, p);
+        }
+        if self.scalars_equal(&g[0], &Node::int(0))? || self.scalars_equal(&p[0], &Node::int(0))? {
+            return self.in_order(g, p);
+        }
         for index in 1..g.len() {
             let cross = |a: &Node, b: &Node| Node::Mul(vec![a.clone(), b.clone()]);
             if !self.scalars_equal(&cross(&g[0], &p[index]), &cross(&g[index], &p[0]))? {

@@ -54,8 +54,14 @@ impl Comparison<'_> {
         let difference =
             |sides: &[Node]| Node::Add(vec![sides[0].clone(), Node::Neg(sides[1].clone().boxed())]);
         let (a, b) = (difference(g), difference(p));
-        if !a.has_variables() || !b.has_variables() {
-            // Statements about numbers alone: each side must agree.
+        let is_constant = |node: &Node| {
+            let mut names = Vec::new();
+            node.variables(&mut names);
+            names.is_empty()
+        };
+        if is_constant(&a) || is_constant(&b) {
+            // Statements without variables, `f(1) < f(2)` among them: each side must agree, for any
+            // two constants are proportional.
             return Ok(self.scalars_equal(&g[0], &p[0])? && self.scalars_equal(&g[1], &p[1])?);
         }
         if self.proportional(&a, &b, op.is_order())? {

@@ -165,8 +165,15 @@ pub(crate) fn is_all_reals(raw: &str) -> bool {
     )
 }
 
+/// A choice letter, and whether nothing follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) letter: char,
+    pub(crate) is_alone: bool,
+}
+
 /// The choice letter of an answer that is one: `(C)`, `C`, `\text{(C)}`, `C)`, `(C) 12`, `C. 12`.
-pub(crate) fn choice(raw: &str) -> Option<char> {
+pub(crate) fn choice(raw: &str) -> Option<Choice> {
     let plain = normal_keeping_case(raw);
     let plain = plain.trim();
     let body = plain.strip_prefix('(').unwrap_or(plain);
@@ -193,8 +200,9 @@ pub(crate) fn choice(raw: &str) -> Option<char> {
     } else {
         is_marked || after.trim().is_empty()
     };
-    (is_choice && (is_alone || is_value) && ('A'..='J').contains(&letter.to_ascii_uppercase()))
-        .then(|| letter.to_ascii_uppercase())
+    let letter = letter.to_ascii_uppercase();
+    (is_choice && (is_alone || is_value) && ('A'..='J').contains(&letter))
+        .then_some(Choice { letter, is_alone })
 }
 
 fn normal_keeping_case(raw: &str) -> String {
@@ -324,7 +332,11 @@ mod tests {
             "C. 12",
             r"\mathrm{(C)}",
         ] {
-            assert_eq!(choice(text), Some('C'), "{text}");
+            assert_eq!(
+                choice(text).map(|choice| choice.letter),
+                Some('C'),
+                "{text}"
+            );
         }
         for text in [
             "x", "Cat", "C+1", "12", "", "(C", "CD", "C_2", "a.b", "(C)+1", "(C)(D)", "(a) + b",
