@@ -49,11 +49,12 @@ impl Comparison<'_> {
         if let (Node::In(a, s), Node::In(b, t)) = (g, p) {
             return Ok(a == b && self.equal(s, t)?);
         }
-        if let Node::In(_, set) = p {
-            return self.equal(g, set);
-        }
-        if let Node::In(_, set) = g {
-            return self.equal(set, p);
+        // `x \in S` names S; `-x \in S` does not.
+        match (g, p) {
+            (_, Node::In(member, set)) if is_lone(member) => return self.equal(g, set),
+            (Node::In(member, set), _) if is_lone(member) => return self.equal(set, p),
+            (_, Node::In(..)) | (Node::In(..), _) => return self.mismatch(),
+            _ => {}
         }
         match (g, p) {
             (Node::Relation(..), Node::Relation(..)) => {
@@ -385,8 +386,11 @@ impl Comparison<'_> {
         if g.iter().chain(p).any(|part| !part.is_scalar()) {
             return self.in_order(g, p);
         }
-        if self.scalars_equal(&g[0], &Node::int(0))? || self.scalars_equal(&p[0], &Node::int(0))? {
-            return self.in_order(g, p);
+        // A nought would make anything proportional.
+        for part in g.iter().chain(p) {
+            if self.scalars_equal(part, &Node::int(0))? {
+                return self.in_order(g, p);
+            }
         }
         for index in 1..g.len() {
             let cross = |a: &Node, b: &Node| Node::Mul(vec![a.clone(), b.clone()]);

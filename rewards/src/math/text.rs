@@ -116,6 +116,9 @@ pub(crate) fn normal(raw: &str) -> String {
 
 /// Small table of phrases that say the same.
 fn synonym(text: &str) -> Option<&'static str> {
+    if text.starts_with('-') {
+        return None;
+    }
     Some(match text.replace([' ', '-'], "").as_str() {
         "nosolution"
         | "nosolutions"
