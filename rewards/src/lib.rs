@@ -8,6 +8,8 @@
 //! state and never prints. How several rewards are mixed into one number is the business of the
 //! advantage stage.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod math;
 pub mod reward;
 

@@ -27,8 +27,8 @@ pub(crate) struct Answer {
     pub(crate) node: Result<Node, Failure>,
     pub(crate) unit: Unit,
     pub(crate) symbols: Vec<String>,
-    pub(crate) choice: Option<char>,
-    /// Whether its letter stands like a choice: a capital, or in brackets.
+    pub(crate) choice: Option<text::Choice>,
+    /// Whether it can be a choice as a gold: alone, and a capital or in brackets.
     pub(crate) can_be_choice: bool,
     /// Whether it is a choice beyond doubt, and not perhaps a variable.
     pub(crate) is_marked_choice: bool,
@@ -45,16 +45,17 @@ impl Answer {
             ..
         } = tokenise(raw, how.commas);
         for token in &mut list {
-            if let Tok::Sym(name) = &mut token.tok {
-                if let Some((_, new)) = how.rename.iter().find(|(old, _)| old == name) {
-                    *name = new.clone();
-                }
+            if let Tok::Sym(name) = &mut token.tok
+                && let Some((_, new)) = how.rename.iter().find(|(old, _)| old == name)
+            {
+                *name = new.clone();
             }
         }
         let list = without_lead(list);
         let choice = text::choice(raw);
         let is_marked_choice = choice.is_some() && (raw.contains('(') || raw.contains("\\text"));
-        let can_be_choice = is_marked_choice || raw.contains(|c: char| c.is_ascii_uppercase());
+        let can_be_choice = choice.is_some_and(|choice| choice.is_alone)
+            && (is_marked_choice || raw.contains(|c: char| c.is_ascii_uppercase()));
         let time = text::time(raw);
         let has_words = list.iter().any(|token| match &token.tok {
             Tok::Text(_) => true,
@@ -125,10 +126,11 @@ impl Answer {
 
     /// The value where it is a plain rational, else the tokens without layout.
     pub(crate) fn canonical(&self) -> String {
-        if let Ok(Node::Num(value) | Node::Dec { value, .. }) = &self.node {
-            if self.unit.is_none() && value.bits() < 4096 {
-                return value.to_string();
-            }
+        if let Ok(Node::Num(value) | Node::Dec { value, .. }) = &self.node
+            && self.unit.is_none()
+            && value.bits() < 4096
+        {
+            return value.to_string();
         }
         if self.is_words {
             return text::normal(&self.raw);
@@ -167,10 +169,10 @@ impl Answer {
 fn symbols(tokens: &[Token]) -> Vec<String> {
     let mut names = Vec::new();
     for token in tokens {
-        if let Tok::Sym(name) = &token.tok {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
+        if let Tok::Sym(name) = &token.tok
+            && !names.contains(name)
+        {
+            names.push(name.clone());
         }
     }
     names

@@ -140,10 +140,11 @@ fn hendrycks(text: &str) -> String {
     if text.starts_with('.') {
         text.insert(0, '0');
     }
-    if let Some((name, value)) = text.split_once('=') {
-        if name.trim().chars().count() <= 2 && !value.contains('=') {
-            text = value.to_string();
-        }
+    if let Some((name, value)) = text.split_once('=')
+        && name.trim().chars().count() <= 2
+        && !value.contains('=')
+    {
+        text = value.to_string();
     }
     text = braced(&text, "\\sqrt", 1);
     text = text.replace(' ', "");
@@ -151,16 +152,16 @@ fn hendrycks(text: &str) -> String {
     if text == "0.5" {
         return "\\frac{1}{2}".into();
     }
-    if let Some((a, b)) = text.split_once('/') {
-        if [a, b].iter().all(|part| {
+    if let Some((a, b)) = text.split_once('/')
+        && [a, b].iter().all(|part| {
             part.strip_prefix('-')
                 .unwrap_or(part)
                 .bytes()
                 .all(|byte| byte.is_ascii_digit())
                 && !part.is_empty()
-        }) {
-            return format!("\\frac{{{a}}}{{{b}}}");
-        }
+        })
+    {
+        return format!("\\frac{{{a}}}{{{b}}}");
     }
     text
 }

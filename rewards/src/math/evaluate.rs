@@ -6,7 +6,8 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 
 use super::Limits;
 use super::ast::{Func, Node};
-use super::ball::{Ball, Complex, Precision, Trouble};
+use super::ball::{Ball, Precision, Trouble};
+use super::complex::Complex;
 use super::rational::Rational;
 
 /// The soft time limit of one verdict.
@@ -425,7 +426,7 @@ impl<'a> Evaluator<'a> {
 
     pub(crate) fn value(&mut self, node: &Node) -> Result<Complex, Trouble> {
         self.steps += 1;
-        if self.steps % 16 == 0 {
+        if self.steps.is_multiple_of(16) {
             self.clock.check()?;
         }
         let p = self.p;
@@ -584,15 +585,14 @@ impl<'a> Evaluator<'a> {
         }
         let value = self.value(base)?;
         // An exponent that is a whole number though it does not look it.
-        if exponent.im.is_none() {
-            if let Some(whole) = exponent
+        if exponent.im.is_none()
+            && let Some(whole) = exponent
                 .re
                 .near_integer()
                 .and_then(|whole| whole.to_i64())
                 .filter(|whole| whole.abs() < 1 << 20)
-            {
-                return value.powi(whole, p);
-            }
+        {
+            return value.powi(whole, p);
         }
         if value.re.is_exact_zero() && value.im.is_none() {
             return match exponent.re.sign() {
@@ -619,10 +619,10 @@ impl<'a> Evaluator<'a> {
         if self.is_real && exponent.den().is_even() && value.re.sign() == Some(-1) {
             return Err(Trouble::Undefined);
         }
-        if *exponent.den() == BigInt::from(2) {
-            if let Some(num) = num {
-                return value.sqrt(p)?.powi(num, p);
-            }
+        if *exponent.den() == BigInt::from(2)
+            && let Some(num) = num
+        {
+            return value.sqrt(p)?.powi(num, p);
         }
         if value.im.is_none() {
             let sign = value.re.sign();

@@ -253,27 +253,27 @@ pub fn boxes(text: &str) -> Vec<FoundBox<'_>> {
             _ => at += 1,
         }
     }
-    if let Some(&(start, content, _)) = open.back() {
-        if found.back().is_none_or(|last| last.start < start) {
-            let rest = &text[content..];
-            let line = rest.lines().next().unwrap_or("");
-            let line = line
-                .trim()
-                .trim_end_matches(['$', '.', '*'])
-                .trim_end_matches("\\)")
-                .trim_end_matches("\\]")
-                .trim();
-            if !line.is_empty() {
-                push_kept(
-                    &mut found,
-                    FoundBox {
-                        content: line,
-                        start,
-                        end: content + rest.lines().next().map_or(0, str::len),
-                        is_closed: false,
-                    },
-                );
-            }
+    if let Some(&(start, content, _)) = open.back()
+        && found.back().is_none_or(|last| last.start < start)
+    {
+        let rest = &text[content..];
+        let line = rest.lines().next().unwrap_or("");
+        let line = line
+            .trim()
+            .trim_end_matches(['$', '.', '*'])
+            .trim_end_matches("\\)")
+            .trim_end_matches("\\]")
+            .trim();
+        if !line.is_empty() {
+            push_kept(
+                &mut found,
+                FoundBox {
+                    content: line,
+                    start,
+                    end: content + rest.lines().next().map_or(0, str::len),
+                    is_closed: false,
+                },
+            );
         }
     }
     found.into()

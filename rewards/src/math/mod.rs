@@ -16,14 +16,20 @@ use serde::{Deserialize, Serialize};
 
 mod answer;
 mod ast;
+mod atom;
 mod ball;
 mod compare;
 pub mod compat;
+mod complex;
 mod evaluate;
 pub mod extract;
+mod latex;
 mod modular;
 mod parse;
 mod rational;
+mod region;
+mod relation;
+mod scalar;
 mod text;
 mod token;
 mod unit;
@@ -488,7 +494,7 @@ fn compare_readings(g: &Answer, p: &Answer, config: &GradeConfig, clock: Clock) 
         return done(None, Method::Exact, flags);
     }
     if let Some(choice) = g.choice.filter(|_| g.can_be_choice) {
-        if p.choice == Some(choice) {
+        if p.choice.is_some_and(|found| found.letter == choice.letter) {
             return done(None, Method::Choice, flags);
         }
         if p.choice.is_some() || g.is_marked_choice {

@@ -172,12 +172,11 @@ impl Evaluator {
             Node::Percent(a) => mul(self.value(a)?, inverse(100)?),
             Node::Pow(base, exponent) => self.power(base, exponent)?,
             Node::Root(radicand, degree) => {
-                if let (Node::Num(radicand), Node::Num(degree)) = (&**radicand, &**degree) {
-                    if degree.to_i64() == Some(2) {
-                        if let Some(root) = self.square_root_of(radicand) {
-                            return Some(root);
-                        }
-                    }
+                if let (Node::Num(radicand), Node::Num(degree)) = (&**radicand, &**degree)
+                    && degree.to_i64() == Some(2)
+                    && let Some(root) = self.square_root_of(radicand)
+                {
+                    return Some(root);
                 }
                 let (radicand, degree) = (self.value(radicand)?, self.value(degree)?);
                 self.opaque("root", &[radicand, degree])

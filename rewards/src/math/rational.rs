@@ -157,7 +157,7 @@ impl Rational {
 
     /// The exact root of this degree, when it is rational. Odd roots of negatives are real.
     pub(crate) fn root(&self, degree: u32) -> Option<Self> {
-        if degree == 0 || (self.is_negative() && degree % 2 == 0) {
+        if degree == 0 || (self.is_negative() && degree.is_multiple_of(2)) {
             return None;
         }
         let of = |value: &BigInt| {

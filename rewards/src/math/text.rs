@@ -36,6 +36,8 @@ pub(crate) fn looks_like_word(run: &str) -> bool {
 pub(crate) fn normal(raw: &str) -> String {
     let mut plain = String::with_capacity(raw.len());
     let mut rest = raw;
+    // Braces group arguments in a formula: without them 1/23 and 12/3 would read the same.
+    let is_formula = raw.contains("\\frac") || raw.contains("\\sqrt") || raw.contains(['^', '_']);
     while let Some(c) = rest.chars().next() {
         if c == '\\' {
             let name_length = rest[1..]
@@ -79,7 +81,8 @@ pub(crate) fn normal(raw: &str) -> String {
             continue;
         }
         match c {
-            '{' | '}' | '$' | '*' | '~' => {}
+            '{' | '}' if !is_formula => {}
+            '$' | '*' | '~' => {}
             '\u{200b}'..='\u{200f}' | '\u{feff}' | '\u{2060}' => {}
             '’' => plain.push('\''),
             c => plain.extend(c.to_lowercase()),
@@ -113,6 +116,9 @@ pub(crate) fn normal(raw: &str) -> String {
 
 /// Small table of phrases that say the same.
 fn synonym(text: &str) -> Option<&'static str> {
+    if text.starts_with('-') {
+        return None;
+    }
     Some(match text.replace([' ', '-'], "").as_str() {
         "nosolution"
         | "nosolutions"
@@ -162,8 +168,15 @@ pub(crate) fn is_all_reals(raw: &str) -> bool {
     )
 }
 
+/// A choice letter, and whether nothing follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) letter: char,
+    pub(crate) is_alone: bool,
+}
+
 /// The choice letter of an answer that is one: `(C)`, `C`, `\text{(C)}`, `C)`, `(C) 12`, `C. 12`.
-pub(crate) fn choice(raw: &str) -> Option<char> {
+pub(crate) fn choice(raw: &str) -> Option<Choice> {
     let plain = normal_keeping_case(raw);
     let plain = plain.trim();
     let body = plain.strip_prefix('(').unwrap_or(plain);
@@ -190,8 +203,9 @@ pub(crate) fn choice(raw: &str) -> Option<char> {
     } else {
         is_marked || after.trim().is_empty()
     };
-    (is_choice && (is_alone || is_value) && ('A'..='J').contains(&letter.to_ascii_uppercase()))
-        .then(|| letter.to_ascii_uppercase())
+    let letter = letter.to_ascii_uppercase();
+    (is_choice && (is_alone || is_value) && ('A'..='J').contains(&letter))
+        .then_some(Choice { letter, is_alone })
 }
 
 fn normal_keeping_case(raw: &str) -> String {
@@ -321,7 +335,11 @@ mod tests {
             "C. 12",
             r"\mathrm{(C)}",
         ] {
-            assert_eq!(choice(text), Some('C'), "{text}");
+            assert_eq!(
+                choice(text).map(|choice| choice.letter),
+                Some('C'),
+                "{text}"
+            );
         }
         for text in [
             "x", "Cat", "C+1", "12", "", "(C", "CD", "C_2", "a.b", "(C)+1", "(C)(D)", "(a) + b",

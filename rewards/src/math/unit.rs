@@ -156,10 +156,7 @@ pub(crate) fn strip<'a>(tokens: &'a [Token], gold_symbols: &[String]) -> (&'a [T
     let mut tokens = without_final_stop(tokens);
     let whole = tokens;
     let mut names: Vec<String> = Vec::new();
-    loop {
-        let Some((at, name)) = last_unit(tokens, gold_symbols) else {
-            break;
-        };
+    while let Some((at, name)) = last_unit(tokens, gold_symbols) {
         names.push(name);
         tokens = &tokens[..at];
     }
@@ -269,7 +266,7 @@ fn last_unit(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String
             let is_unit = known(word)
                 || (word.len() >= 3
                     && !NOT_UNITS.contains(&word.to_lowercase().as_str())
-                    && !super::token::FUNCTIONS.contains(&word.as_str())
+                    && !super::latex::FUNCTIONS.contains(&word.as_str())
                     && (tokens[at].spaced && super::text::looks_like_word(word)));
             if !is_unit {
                 return None;

@@ -142,10 +142,11 @@ impl PerItem for Format {
 pub fn indicators(text: &str, think_tag: &str, answer_tag: &str) -> (bool, bool) {
     let think = span(text, think_tag);
     let answer = span(text, answer_tag);
-    if let (Some(think), Some(answer)) = (&think, &answer) {
-        if think.start < answer.end && answer.start < think.end {
-            return (false, false);
-        }
+    if let (Some(think), Some(answer)) = (&think, &answer)
+        && think.start < answer.end
+        && answer.start < think.end
+    {
+        return (false, false);
     }
     (think.is_some(), answer.is_some())
 }
