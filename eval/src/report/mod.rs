@@ -8,11 +8,28 @@ use crate::sample::Sample;
 use crate::sensitivity::{self, Mode, spread};
 use crate::{Error, Result};
 
+mod chart;
+mod compare;
+mod figure;
+mod harness;
+mod html;
+mod markdown;
 mod schema;
+mod summary;
+mod table;
+mod written;
 
+pub use compare::compare_reports;
+pub use figure::{figure, write_figure};
+pub use harness::{harness_results, harness_samples};
+pub use html::{SAMPLE_BYTES, html};
+pub use markdown::markdown;
 pub use schema::{
     Against, Curve, Data, Entry, Identity, Overall, Point, Protocol, Report, SCHEMA, Token,
 };
+pub use summary::{Side, Summary, summary};
+pub use table::{columns, table};
+pub use written::Written;
 
 /// Share of truncated samples above which a report warns.
 pub const TRUNCATED: f64 = 0.05;
