@@ -42,7 +42,7 @@ pub fn cluster(
 /// maj@k of one problem: the chance that the most frequent answer among k samples is right.
 ///
 /// k = n: exact; tied answers count equally, so two tied answers of which one is right give one half.
-/// k < n: the mean over [`DRAWS`] draws without replacement from `random`. An answer whose samples carry
+/// k = 1: exact. 1 < k < n: the mean over [`DRAWS`] draws without replacement from `random`. An answer whose samples carry
 /// different verdicts (a grader that is not transitive) counts by the share of right ones. No answers at
 /// all: 0. Errors: [`Error::TooFewSamples`] when k = 0 or k > n.
 pub fn maj_at_k(votes: &[Vote], k: usize, random: &mut SplitMix64) -> Result<f64> {
@@ -52,6 +52,13 @@ pub fn maj_at_k(votes: &[Vote], k: usize, random: &mut SplitMix64) -> Result<f64
     }
     if k == n {
         return Ok(winner_is_right(votes));
+    }
+    if k == 1 {
+        let right = votes
+            .iter()
+            .map(|vote| winner_is_right(std::slice::from_ref(vote)))
+            .sum::<f64>();
+        return Ok(right / n as f64);
     }
     let mut votes = votes.to_vec();
     let sum: f64 = (0..DRAWS)
@@ -138,6 +145,10 @@ mod tests {
         let value = maj_at_k(&votes, 2, &mut SplitMix64::new(5)).unwrap();
         assert!((value - 2.0 / 3.0).abs() < 0.03, "{value}");
         assert_eq!(value, maj_at_k(&votes, 2, &mut SplitMix64::new(5)).unwrap());
+        assert_eq!(
+            maj_at_k(&votes, 1, &mut SplitMix64::new(5)).unwrap(),
+            2.0 / 3.0
+        );
         assert!(maj_at_k(&votes, 4, &mut SplitMix64::new(5)).is_err());
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Dots {
     pub(super) values: Vec<(usize, f64, f64, f64)>,
 }
 
+/// Colours of series in the style sheet; further series begin again.
+pub(super) const COLOURS: usize = 4;
 const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 52.0;
@@ -116,6 +118,7 @@ pub(super) fn lines(
         x_label,
     );
     for (series, line) in lines.iter().enumerate() {
+        let series = series % COLOURS;
         let points: Vec<&[f64; 4]> = line
             .points
             .iter()
@@ -221,6 +224,7 @@ pub(super) fn dots(title: &str, series: &[String], rows: &[Dots]) -> String {
                 100.0 * lower,
                 100.0 * upper
             ));
+            let index = index % COLOURS;
             let (x1, x2, cx) = (x(*lower), x(*upper), x(*value));
             let _ = write!(
                 svg,

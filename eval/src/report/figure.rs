@@ -97,6 +97,13 @@ fn draw(title: &str, curves: &[Curve], svg: &mut String) -> std::result::Result<
         .light_line_style(TRANSPARENT)
         .bold_line_style(RGBColor(224, 228, 234))
         .axis_style(RGBColor(154, 164, 178))
+        .x_label_formatter(&|step| {
+            if step.fract() == 0.0 {
+                format!("{step:.0}")
+            } else {
+                format!("{step:.1}")
+            }
+        })
         .x_desc("step")
         .y_desc(y_label)
         .label_style(("sans-serif", 13))

@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::chart::{Dots, Line, Spread, Unit, dots, histogram, lines};
+use super::chart::{COLOURS, Dots, Line, Spread, Unit, dots, histogram, lines};
 use super::table::{accuracy_rows, percent, range, sentences};
 use super::{Curve, Entry, Report};
 use crate::Result;
@@ -341,8 +341,13 @@ fn legend(series: &[String]) -> String {
     if series.len() < 2 {
         return String::new();
     }
-    let key =
-        |(at, name): (usize, &String)| format!("<span class=\"key s{at}\">{}</span>", escape(name));
+    let key = |(at, name): (usize, &String)| {
+        format!(
+            "<span class=\"key s{}\">{}</span>",
+            at % COLOURS,
+            escape(name)
+        )
+    };
     series.iter().enumerate().map(key).collect()
 }
 
