@@ -406,7 +406,7 @@ fn refused(samples: &[Sample]) -> Vec<Refused> {
             count,
         })
         .collect();
-    refused.sort_by(|a, b| b.count.cmp(&a.count));
+    refused.sort_by_key(|refused| std::cmp::Reverse(refused.count));
     refused.truncate(20);
     refused
 }
