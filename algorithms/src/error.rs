@@ -44,6 +44,14 @@ pub enum Error {
         /// The reason and the fix.
         why: String,
     },
+    /// A stage ran out of what it was given before it had what it must deliver.
+    #[error("{stage}: {why}")]
+    Exhausted {
+        /// Stage and variant.
+        stage: &'static str,
+        /// What is missing, and the fix.
+        why: String,
+    },
     /// Saved state that does not belong to this stage.
     #[error("saved state of {stage} cannot be read: {why}")]
     State {

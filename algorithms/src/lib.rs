@@ -10,14 +10,19 @@
 //!
 //! [rollouts and rewards happen outside]: crate::batch
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod advantage;
 pub mod batch;
 pub mod budget;
 pub mod credit;
 mod error;
+#[cfg(test)]
+mod golden;
 pub mod metrics;
 pub mod objective;
 pub mod prompts;
+mod registry;
 pub mod rng;
 pub mod row;
 pub mod state;

@@ -15,6 +15,13 @@ pub enum Metric {
         /// Sum of weights.
         weight: f64,
     },
+    /// The exponential of a weighted mean (perplexity): parts merge inside the exponential.
+    ExpMean {
+        /// Sum of value x weight.
+        sum: f64,
+        /// Sum of weights.
+        weight: f64,
+    },
     /// A sum or count.
     Sum(f64),
     /// The largest value.
@@ -28,6 +35,7 @@ impl Metric {
     pub fn value(self) -> f64 {
         match self {
             Self::Mean { sum, weight } => sum / weight,
+            Self::ExpMean { sum, weight } => (sum / weight).exp(),
             Self::Sum(v) | Self::Max(v) | Self::Min(v) => v,
         }
     }
@@ -36,6 +44,9 @@ impl Metric {
         match (self, other) {
             (Self::Mean { sum: a, weight: v }, Self::Mean { sum: b, weight: w }) => {
                 Self::Mean { sum: a + b, weight: v + w }
+            }
+            (Self::ExpMean { sum: a, weight: v }, Self::ExpMean { sum: b, weight: w }) => {
+                Self::ExpMean { sum: a + b, weight: v + w }
             }
             (Self::Sum(a), Self::Sum(b)) => Self::Sum(a + b),
             (Self::Max(a), Self::Max(b)) => Self::Max(a.max(b)),
@@ -59,6 +70,13 @@ impl Metrics {
     pub fn mean(&mut self, name: &str, value: f64, weight: f64) {
         if weight > 0.0 {
             self.put(name, Metric::Mean { sum: value * weight, weight });
+        }
+    }
+
+    /// Adds exp(mean of `value` over `weight` things); nothing is added when the weight is zero.
+    pub fn exp_mean(&mut self, name: &str, value: f64, weight: f64) {
+        if weight > 0.0 {
+            self.put(name, Metric::ExpMean { sum: value * weight, weight });
         }
     }
 

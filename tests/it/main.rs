@@ -1,1 +1,11 @@
+//! Tests of the library and the program as a whole: one binary, so that everything links once. The
+//! program is run as a program, in a folder of its own, with literal expected text.
+#![allow(clippy::unwrap_used)]
 
+mod config;
+mod configs;
+mod engine;
+mod explain;
+mod families;
+mod program;
+mod usage;

@@ -1,6 +1,39 @@
 //! Stage `advantage`: mixes the rewards of a rollout and takes the baseline.
 
+pub mod batch;
+pub mod group;
+pub mod mix;
+pub mod none;
+pub mod nsr;
+pub mod opo;
+pub mod psr;
+pub mod rfpp;
+pub mod rfpp_baseline;
+pub mod rloo;
+pub mod w_reinforce;
+
+mod verdict;
+mod whiten;
+
+use crate::registry::variants;
 use crate::{Batch, Metrics, Needs, Result, State};
+
+variants! {
+    /// `[advantage.<variant>]`: how the scores of a group become advantages.
+    pub enum AdvantageConfig for Advantage {
+        "group" => Group(group::Group),
+        "batch" => Batch(batch::BatchScaled),
+        "none" => None(none::Unscaled),
+        "rloo" => Rloo(rloo::Rloo),
+        "opo" => Opo(opo::Opo),
+        "rfpp" => Rfpp(rfpp::Rfpp),
+        "rfpp_baseline" => RfppBaseline(rfpp_baseline::RfppBaseline),
+        "psr" => Psr(psr::Psr),
+        "nsr" => Nsr(nsr::Nsr),
+        "w_reinforce" => WReinforce(w_reinforce::WReinforce),
+    }
+    default Group
+}
 
 /// Turns scores into advantages.
 pub trait Advantage: State + Send {

@@ -1,6 +1,17 @@
 //! Stage `credit`: weights that spread a rollout's advantage over its tokens.
 
+pub mod uniform;
+
+use crate::registry::variants;
 use crate::{Batch, Metrics, Needs, Result, State};
+
+variants! {
+    /// `[credit.<variant>]`: how an advantage is spread over the tokens.
+    pub enum CreditConfig for Credit {
+        "uniform" => Uniform(uniform::Uniform),
+    }
+    default Uniform
+}
 
 /// Turns what the scoring pass saw into token weights.
 pub trait Credit: State + Send {

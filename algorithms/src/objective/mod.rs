@@ -4,9 +4,22 @@
 //! returns a scalar; the caller takes the gradient at the leaves and pulls it back through the
 //! model. Losses that couple every row of a batch are therefore exact whatever the micro-batch.
 
+pub mod grpo;
+pub mod sft;
+
 use candle_core::Tensor;
 
+use crate::registry::variants;
 use crate::{Batch, Metrics, Needs, Result, State};
+
+variants! {
+    /// `[objective.<variant>]`: what is minimised.
+    pub enum ObjectiveConfig for Objective {
+        "grpo" => Grpo(grpo::Grpo),
+        "sft" => Sft(sft::Sft),
+    }
+    default Grpo
+}
 
 /// The values that a model gives for a batch; f64 on the CPU, variables where gradients are wanted.
 #[derive(Debug, Clone)]
@@ -57,8 +70,20 @@ pub trait Objective: State + Send {
     /// If not, the loss of a batch is the sum of the losses of its micro-batches.
     fn couples_rows(&self) -> bool;
 
-    /// Looks at a whole rollout batch once, before its first update.
-    fn prepare(&mut self, _batch: &Batch) -> Result<()> {
+    /// Whether a row whose advantage is zero throughout surely has zero gradient, so that it need
+    /// not be run through the model.
+    fn rests_without_advantage(&self) -> bool {
+        false
+    }
+
+    /// What works but is seldom meant, a line each, to be shown when the config is checked.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Looks at a whole rollout batch once, before its first update and before the totals of any
+    /// step are counted; may clear the mask of tokens that are not to be trained on.
+    fn prepare(&mut self, _batch: &mut Batch) -> Result<()> {
         Ok(())
     }
 

@@ -1,8 +1,22 @@
 //! Stage `prompts`: which prompts a step samples from, and which sampled groups it keeps.
 
+pub mod dynamic;
+mod epochs;
+pub mod shuffle;
+
+use crate::registry::variants;
 use crate::rng::Rng;
 use crate::success::{PromptId, Success};
 use crate::{Batch, Metrics, Result, State};
+
+variants! {
+    /// `[prompts.<variant>]`: which prompts a step samples from.
+    pub enum PromptsConfig for Prompts {
+        "shuffle" => Shuffle(shuffle::Shuffle),
+        "dynamic" => Dynamic(dynamic::Dynamic),
+    }
+    default Shuffle
+}
 
 /// Which groups of one draw the step keeps, and what became of the others.
 #[derive(Debug, Clone, Default, PartialEq)]

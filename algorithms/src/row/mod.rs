@@ -4,6 +4,7 @@
 //! so that [N,T,V] never exists. The policy, old and reference passes use the same function.
 
 pub mod simd;
+pub mod token;
 
 /// The float type of a row of logits: f32 in runs, f64 in tests.
 pub trait Real: simd::Kernels + Copy + Send + Sync + PartialOrd + 'static {

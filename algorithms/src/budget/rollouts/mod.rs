@@ -1,7 +1,18 @@
 //! Stage `budget.rollouts`: how many rollouts each prompt of a step gets.
 
+pub mod uniform;
+
+use crate::registry::variants;
 use crate::success::Estimate;
 use crate::{Metrics, Result, State};
+
+variants! {
+    /// `[budget.rollouts.<variant>]`: how many rollouts each prompt gets.
+    pub enum RolloutsConfig for RolloutBudget {
+        "uniform" => Uniform(uniform::Uniform),
+    }
+    default Uniform
+}
 
 /// What there is to spend.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,6 +1,17 @@
 //! Stage `budget.tokens`: how long a completion may be, and what the prompt says of it.
 
+pub mod fixed;
+
+use crate::registry::variants;
 use crate::{Result, State};
+
+variants! {
+    /// `[budget.tokens.<variant>]`: how long a completion may be.
+    pub enum TokensConfig for TokenBudget {
+        "fixed" => Fixed(fixed::Fixed),
+    }
+    default Fixed
+}
 
 /// The token budget of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

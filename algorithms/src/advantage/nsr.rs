@@ -1,0 +1,51 @@
+//! `advantage.nsr`: learn from wrong completions only.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Advantage, verdict};
+use crate::{Batch, Metrics, Result, State};
+
+/// Negative-sample reinforcement: A = -1 if wrong, else 0; right rows leave the batch and its divisors.
+///
+/// Keeps diversity: improves Pass@k at every k in the paper. Reads the verdict, no scores.
+/// Source: The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning, arXiv 2506.01347.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nsr {}
+
+impl Nsr {
+    /// The stage.
+    pub fn build(&self) -> Result<Box<dyn Advantage>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Advantage for Nsr {
+    fn reads_verdict(&self) -> bool {
+        true
+    }
+
+    fn apply(&mut self, batch: &mut Batch) -> Result<Metrics> {
+        Ok(verdict::apply(batch, 0.0, -1.0, true))
+    }
+}
+
+impl State for Nsr {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Table;
+    use crate::batch::{Advantages, Verdict};
+
+    #[test]
+    fn only_wrong_rows_stay() {
+        let mut batch = Batch::new(Table::filled(3, 2, 1.0), vec![0, 0, 0]).unwrap();
+        batch.verdict = vec![Verdict::Right, Verdict::Wrong, Verdict::Missing];
+        let metrics = Nsr::default().build().unwrap().apply(&mut batch).unwrap();
+        assert_eq!(batch.advantage, Some(Advantages::Row(vec![0.0, -1.0, 0.0])));
+        assert_eq!(batch.keep, [false, true, false]);
+        assert_eq!(metrics.get("right_fraction"), Some(0.5));
+    }
+}

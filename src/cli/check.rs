@@ -1,0 +1,135 @@
+//! `candlewick check`: what a run would do, without loading a weight.
+
+use std::io::Write;
+
+use anyhow::Result;
+use candlewick::config::{Config, Kind, Offline, Online};
+use candlewick::hub::{Hub, HubError, Weights};
+use candlewick::model::memory::{self, size};
+use candlewick::model::spec::DecoderSpec;
+use console::style;
+
+use super::{ConfigArguments, Usage, table};
+
+/// Check a config: what would run, how large a step is, how much memory it takes.
+///
+/// Reads the config and the model's `config.json`; loads no weight and writes nothing. Prints the resolved file first, with every default filled in.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+}
+
+/// Prints the resolved config, the batch arithmetic and the memory estimate.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let config = arguments.config.load()?;
+    let spec = shape(&config)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", config.to_toml().trim_end())?;
+    let (step, run) = match config.kind() {
+        Kind::Online(online) => online_arithmetic(&config, &online),
+        Kind::Offline(offline) => offline_arithmetic(&offline),
+    };
+    section(&mut out, "a step", &step)?;
+    section(&mut out, "the run", &run)?;
+    memory_table(&mut out, &config, &spec)
+}
+
+/// The model's shape, from its `config.json` alone.
+fn shape(config: &Config) -> Result<DecoderSpec> {
+    let hub = Hub::from_env();
+    let found = hub.model(&config.model.path, config.model.revision.as_deref(), Weights::Skip);
+    let folder = found.map_err(|error| match error {
+        HubError::NoSuchPath { .. } => Usage(error.to_string()).into(),
+        other => anyhow::Error::from(other),
+    })?;
+    DecoderSpec::read(&folder)
+}
+
+fn section(out: &mut impl Write, title: &str, rows: &[Vec<String>]) -> Result<()> {
+    writeln!(out, "\n{}", style(title).bold())?;
+    write!(out, "{}", table::columns(rows, 2))?;
+    Ok(())
+}
+
+/// A line of the arithmetic: number, what it counts, how it comes about.
+fn line(number: impl ToString, what: &str, why: impl Into<String>) -> Vec<String> {
+    vec![format!("{:>9}", number.to_string()), what.into(), why.into()]
+}
+
+/// Prompts x rollouts x tokens, and what that makes over the run.
+fn online_arithmetic(config: &Config, online: &Online<'_>) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
+    let prompts = online.prompts.build().map_or(0, |p| p.per_step());
+    let draws = online.prompts.build().map_or(1, |p| p.max_draws());
+    let mean = online.budget.rollouts.build().map_or(0.0, |r| r.mean());
+    let limit = online.budget.tokens.build().map_or(0, |t| t.largest());
+    let completions = (prompts as f64 * mean).round() as usize;
+    let updates = online.train.epochs * online.train.minibatches;
+    let update = format!("{} epochs x {} minibatches of each step's completions", online.train.epochs, online.train.minibatches);
+    let mut step = vec![
+        line(prompts, "prompts", format!("prompts.{}", online.prompts.variant())),
+        line(format!("x {mean}"), "rollouts each", format!("budget.rollouts.{}", online.budget.rollouts.variant())),
+        line(format!("= {completions}"), "completions", ""),
+        line(format!("x {limit}"), "tokens at most", format!("budget.tokens.{}", online.budget.tokens.variant())),
+        line(format!("= {}", completions * limit), "new tokens at most", ""),
+        line(updates, "optimiser steps", update),
+    ];
+    if draws > 1 {
+        step.push(line(draws, "draws at most", "groups that are refused are sampled anew"));
+    }
+    let mut run = vec![
+        line(online.steps, "steps", if config.run.steps.is_some() { "run.steps" } else { "the default" }),
+        line(online.steps * completions, "completions", ""),
+        line(online.steps * updates, "optimiser steps", format!("{} of them warm-up", config.optim.warmup(online.steps * updates))),
+    ];
+    run.extend(evaluations(config, Some(online.steps)));
+    (step, run)
+}
+
+fn offline_arithmetic(offline: &Offline) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
+    let step = vec![
+        line(offline.train.batch_size, "examples", "train.offline.batch_size"),
+        line(1, "optimiser step", ""),
+    ];
+    let mut run = vec![line(offline.train.epochs, "epochs", "each as many steps as the data fill")];
+    if let Some(steps) = offline.steps {
+        run.push(line(steps, "steps at most", "run.steps"));
+        run.push(line(steps * offline.train.batch_size, "examples at most", ""));
+    }
+    (step, run)
+}
+
+fn evaluations(config: &Config, steps: Option<usize>) -> Option<Vec<String>> {
+    let eval = &config.eval;
+    if eval.benchmarks.is_empty() {
+        return None;
+    }
+    let during = match (eval.every, steps) {
+        (0, _) | (_, None) => 0,
+        (every, Some(steps)) => steps.saturating_sub(1) / every,
+    };
+    Some(line(during + 2, "evaluations", format!("before, {during} times during and after, on {}", eval.benchmarks.join(", "))))
+}
+
+/// What the run takes, part by part.
+fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec) -> Result<()> {
+    let machine = memory::machine();
+    let estimate = memory::estimate(config, spec, machine.map(|(_, free)| free));
+    let rows = |parts: &[memory::Part]| {
+        parts.iter().map(|p| vec![format!("{:>9}", size(p.bytes)), p.name.into(), p.why.clone()]).collect::<Vec<_>>()
+    };
+    section(out, "memory, throughout", &rows(&estimate.standing))?;
+    if !estimate.sampling.is_empty() {
+        section(out, "memory, while sampling", &rows(&estimate.sampling))?;
+    }
+    section(out, "memory, in an update", &rows(&estimate.updating))?;
+    let checkpointing = if estimate.is_checkpointed { "with" } else { "without" };
+    writeln!(out, "\n{} {} {checkpointing} gradient checkpointing", style("peak:").bold(), size(estimate.peak()))?;
+    if let Some((total, free)) = machine {
+        writeln!(out, "this machine has {}, of which {} are free", size(total), size(free))?;
+        if estimate.peak() > free {
+            super::note("that is more than is free: lower `model.micro_batch_tokens`, train with [model.lora], or sample fewer rollouts");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! The command line: one file per subcommand, with its arguments and its help.
+
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod explain;
+pub(crate) mod generate;
+pub(crate) mod list;
+pub(crate) mod merge;
+pub(crate) mod schema;
+mod table;
+pub(crate) mod train;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use candlewick::config::{self, Config, Loaded};
+use clap::Parser;
+use console::style;
+
+/// Post-train language models: reinforcement learning with verifiable rewards, preference
+/// optimisation and supervised fine-tuning, from a TOML file, on a Hugging Face checkpoint.
+///
+/// A run is one TOML file with a section for each stage. `candlewick list` shows the stages and
+/// their variants, `candlewick explain objective.grpo` every key of one of them, and
+/// `candlewick check run.toml` says what a run will do and how much memory it takes, before any
+/// weight is loaded.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "exit status: 0 done, 1 the run failed, 2 wrong usage or config")]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Log more: once for what is done, twice for everything. `CANDLEWICK_LOG` filters by module.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// What the program can do.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    Train(train::Arguments),
+    Eval(eval::Arguments),
+    Generate(generate::Arguments),
+    Merge(merge::Arguments),
+    Check(check::Arguments),
+    Doctor(doctor::Arguments),
+    /// List the stages of a run and the variants of each.
+    List,
+    Explain(explain::Arguments),
+    /// Write the JSON schema of the config, for editors that complete and check TOML.
+    ///
+    /// Save it and name it in the first line of a config: `#:schema candlewick.schema.json`.
+    Schema,
+    Completions(completions::Arguments),
+}
+
+/// A config file and changes to it.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ConfigArguments {
+    /// The run's TOML file; the embedded quickstart if none is given.
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one key, as in `--set objective.grpo.beta=0.04`; may be given several times.
+    ///
+    /// The value is TOML; a bare word is a string. Naming another variant than the file's replaces
+    /// the file's: `--set objective.sft={}`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// The config that runs when none is given.
+const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
+
+impl ConfigArguments {
+    /// The settings; what a person should know of them is printed.
+    pub(crate) fn load(&self) -> Result<Config> {
+        let Loaded { config, notes } = match &self.config {
+            Some(path) => Config::load(path, &self.set)?,
+            None => Config::parse("quickstart.toml", QUICKSTART, &self.set)?,
+        };
+        for line in notes {
+            note(&line);
+        }
+        Ok(config)
+    }
+}
+
+/// Wrong usage that the argument parser cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// Prints an error, a line for each cause, and gives the exit status: 2 for what the person can
+/// put right in the command or the config, 1 for a run that failed.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let mut out = std::io::stderr().lock();
+    if let Some(refused) = error.downcast_ref::<config::Error>() {
+        let _ = writeln!(out, "{}", coloured(&refused.to_string()));
+        return ExitCode::from(2);
+    }
+    if error.chain().any(is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let _ = writeln!(out, "{} {error}", style("error:").for_stderr().red().bold());
+    for cause in error.chain().skip(1) {
+        let _ = writeln!(out, "  because: {cause}");
+    }
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// Whether whoever read the output has stopped reading, as `head` does.
+fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Colours the words and underlines of a refused config.
+fn coloured(text: &str) -> String {
+    let line = |line: &str| {
+        if let Some(message) = line.strip_prefix("error: ") {
+            return format!("{} {}", style("error:").for_stderr().red().bold(), style(message).for_stderr().bold());
+        }
+        match line.split_once('^') {
+            Some((indent, rest)) if indent.trim_end().ends_with('|') => {
+                format!("{indent}{}", style(format!("^{rest}")).for_stderr().red())
+            }
+            _ => line.to_owned(),
+        }
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Prints a line that a person should know, without stopping.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{} {line}", style("note:").for_stderr().yellow().bold());
+}
+
+/// Starts the log on the error stream: warnings, or more with `-v`, or what `CANDLEWICK_LOG` says.
+pub(crate) fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "warn,candlewick=info,candlewick_algorithms=info,candlewick_rewards=info,candlewick_eval=info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CANDLEWICK_LOG").unwrap_or_else(|_| level.into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    log.with_target(verbose > 1).with_ansi(console::colors_enabled_stderr()).init();
+}

@@ -1,0 +1,25 @@
+//! `candlewick train`.
+
+use anyhow::Result;
+
+use super::ConfigArguments;
+
+/// Train a model as a config says; without one, run the embedded quickstart.
+///
+/// Everything the run writes lies in `<run.output>/<run.name>`: the resolved config, metrics,
+/// sampled completions, checkpoints and the closing report. Ctrl-C finishes the step, saves and
+/// says how to go on.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Go on from the run's newest whole checkpoint; the result is that of a run never stopped.
+    #[arg(long)]
+    resume: bool,
+}
+
+/// Runs the training.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let config = arguments.config.load()?;
+    candlewick::train::run(&config, arguments.resume)
+}

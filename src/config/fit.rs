@@ -1,0 +1,323 @@
+//! Whether the stages of a config fit together, before any weight is loaded.
+//!
+//! An objective says what it reads and needs; everything else follows: which stages must be there,
+//! which must not, whether a reference model and a verdict are needed. What one value alone can
+//! tell is in [`values`].
+
+use std::path::Path;
+
+use candlewick_algorithms::Needs;
+use candlewick_algorithms::advantage::Advantage;
+use candlewick_algorithms::credit::Credit;
+use candlewick_algorithms::objective::{Objective, Reads};
+use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
+
+use super::load::{Finding, nearest};
+use candlewick_algorithms::advantage::AdvantageConfig;
+
+use super::{Config, TrainConfig, values};
+
+/// The stages of a config, built.
+struct Stages {
+    objective: Box<dyn Objective>,
+    advantage: Option<Box<dyn Advantage>>,
+    credit: Option<Box<dyn Credit>>,
+    reads: Reads,
+    needs: Needs,
+}
+
+/// Everything that cannot be, or does not fit.
+pub(super) fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = values::check(config);
+    let Some(stages) = build(config, &mut findings) else { return findings };
+    if is_online(stages.reads) {
+        online(config, &stages, &mut findings);
+    } else {
+        offline(config, &mut findings);
+    }
+    reference(config, &stages, &mut findings);
+    evaluation(config, &mut findings);
+    if findings.is_empty() {
+        findings.extend(output(config));
+    }
+    findings
+}
+
+/// What works but is seldom meant, a line each.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    config.objective.build().map(|o| o.warnings()).unwrap_or_default()
+}
+
+/// Whether an objective with these inputs learns from completions of the policy itself.
+fn is_online(reads: Reads) -> bool {
+    reads.advantage || reads.verdict || reads.scores
+}
+
+/// Builds every stage that is there; what cannot be built is a finding.
+fn build(config: &Config, findings: &mut Vec<Finding>) -> Option<Stages> {
+    let before = findings.len();
+    fn built<T>(result: candlewick_algorithms::Result<T>, findings: &mut Vec<Finding>) -> Option<T> {
+        result.map_err(|e| findings.push(impossible(&e))).ok()
+    }
+    let objective = built(config.objective.build(), findings);
+    let advantage = config.advantage.as_ref().and_then(|a| built(a.build(), findings));
+    let credit = config.credit.as_ref().and_then(|c| built(c.build(), findings));
+    if let Some(prompts) = &config.prompts {
+        built(prompts.build(), findings);
+    }
+    if let Some(budget) = &config.budget {
+        built(budget.rollouts.build(), findings);
+        built(budget.tokens.build(), findings);
+    }
+    if let Some(rewards) = &config.reward
+        && let Err(error) = Rewards::new(rewards)
+    {
+        findings.push(reward_refused(&error));
+    }
+    if let Err(error) = config.data.check() {
+        let message = format!("{error:#}");
+        let path = message.split('`').find(|part| part.starts_with("data.")).unwrap_or("data").to_owned();
+        findings.push(Finding { is_key: false, ..Finding::at(&path, message) });
+    }
+    if findings.len() > before {
+        return None;
+    }
+    let objective = objective?;
+    let reads = objective.reads();
+    let needs = [advantage.as_ref().map(|a| a.needs()), credit.as_ref().map(|c| c.needs())]
+        .into_iter()
+        .flatten()
+        .fold(objective.needs(), |all, more| all.union(&more));
+    Some(Stages { objective, advantage, credit, reads, needs })
+}
+
+/// A setting that a stage refused; the error names its key.
+fn impossible(error: &candlewick_algorithms::Error) -> Finding {
+    match error {
+        candlewick_algorithms::Error::Config { key, .. } => {
+            Finding { is_key: false, ..Finding::at(key, error.to_string()) }
+        }
+        other => Finding::at("", other.to_string()),
+    }
+}
+
+fn reward_refused(error: &ConfigError) -> Finding {
+    let path = match error {
+        ConfigError::BadValue { key, .. } => format!("reward.{key}"),
+        ConfigError::UnknownVerdict { .. } | ConfigError::CircularVerdict { .. } => "reward.verdict".into(),
+        _ => "reward".into(),
+    };
+    Finding { is_key: false, ..Finding::at(&path, error.to_string()) }
+}
+
+/// A run that samples: every stage between the prompt and the objective must be there.
+fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
+    let objective = config.objective.variant();
+    let mut lacks = |is_missing: bool, section: &str| {
+        if is_missing {
+            let message = format!("missing section [{section}]: objective `{objective}` learns from completions that it samples");
+            findings.push(Finding { help: Some(format!("add [{section}]")), ..Finding::at("", message) });
+        }
+    };
+    lacks(config.prompts.is_none(), "prompts.shuffle");
+    lacks(config.budget.is_none(), "budget.rollouts.uniform] and [budget.tokens.fixed");
+    lacks(config.rollout.is_none(), "rollout.discrete");
+    lacks(config.reward.is_none(), "reward.math");
+    lacks(stages.reads.advantage && config.advantage.is_none(), "advantage.group");
+
+    let mut idle = |is_there: bool, section: &str, reader: &str| {
+        if is_there {
+            findings.push(unread(section, &format!("objective `{objective}` reads no {reader}")));
+        }
+    };
+    idle(config.advantage.is_some() && !stages.reads.advantage, "advantage", "advantages");
+    idle(config.credit.is_some() && !stages.reads.credit, "credit", "credit");
+    let is_offline = matches!(config.train, Some(TrainConfig::Offline(_)));
+    idle(is_offline, "train.offline", "examples, it samples its own completions: write [train.online]");
+
+    groups(config, findings);
+    rewards(config, stages, findings);
+    if config.model.lora.as_ref().is_some_and(|l| l.dropout > 0.0) {
+        findings.push(Finding {
+            is_key: false,
+            ..Finding::at(
+                "model.lora.dropout",
+                format!("`model.lora.dropout` must be 0 with objective `{objective}`: dropped inputs would move the ratio between new and old policy away from 1 at random"),
+            )
+        });
+    }
+}
+
+/// Whether groups are large enough for what reads them, and steps for their minibatches.
+fn groups(config: &Config, findings: &mut Vec<Finding>) {
+    let rollouts = config.budget.as_ref().and_then(|b| Some((b.rollouts.variant(), b.rollouts.build().ok()?.mean())));
+    if let (Some((variant, mean)), Some(advantage)) = (rollouts, &config.advantage)
+        && mean < 2.0
+        && compares_within_group(advantage)
+    {
+        let message = format!(
+            "groups of {mean} completion give no advantage: `advantage.{}` compares the completions of one prompt",
+            advantage.variant()
+        );
+        findings.push(Finding {
+            is_key: false,
+            help: Some("set the mean to 2 or more; 8 is usual".into()),
+            ..Finding::at(&format!("budget.rollouts.{variant}.mean"), message)
+        });
+    }
+    let per_step = config.prompts.as_ref().and_then(|p| p.build().ok()).map(|p| p.per_step());
+    if let (Some(per_step), Some(TrainConfig::Online(train))) = (per_step, config.train)
+        && train.minibatches > per_step
+    {
+        let message = format!(
+            "{} minibatches cannot be cut from a step of {per_step} groups: groups are never cut",
+            train.minibatches
+        );
+        findings.push(Finding { is_key: false, ..Finding::at("train.online.minibatches", message) });
+    }
+}
+
+/// Whether an estimator's baseline or scale comes from the other completions of the same prompt.
+fn compares_within_group(advantage: &AdvantageConfig) -> bool {
+    match advantage {
+        AdvantageConfig::Rfpp(_) | AdvantageConfig::Psr(_) | AdvantageConfig::Nsr(_) | AdvantageConfig::WReinforce(_) => {
+            false
+        }
+        AdvantageConfig::Group(_)
+        | AdvantageConfig::Batch(_)
+        | AdvantageConfig::None(_)
+        | AdvantageConfig::Rloo(_)
+        | AdvantageConfig::Opo(_)
+        | AdvantageConfig::RfppBaseline(_) => true,
+    }
+}
+
+/// Names of rewards must be those of sections, and whoever asks for a verdict must get one.
+fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
+    let Some(rewards) = config.reward.as_ref().and_then(|r| Rewards::new(r).ok()) else { return };
+    let present = rewards.names();
+    if let (Some(advantage), Some(settings)) = (&stages.advantage, &config.advantage) {
+        let path = format!("advantage.{}.weights", settings.variant());
+        for name in advantage.reward_names().iter().filter(|n| !present.contains(&n.as_str())) {
+            let is_known = RewardsConfig::NAMES.contains(&name.as_str());
+            let fix = match nearest(name, &present) {
+                _ if is_known => format!("add [reward.{name}]"),
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("rewards of this config: {}", present.join(", ")),
+            };
+            let message = format!("`{path}` names the reward `{name}`, which has no section: {fix}");
+            findings.push(Finding::at(&format!("{path}.{name}"), message));
+        }
+    }
+    let readers = [
+        (stages.reads.verdict, format!("objective.{}", config.objective.variant())),
+        (stages.advantage.as_ref().is_some_and(|a| a.reads_verdict()), stage("advantage", config.advantage.as_ref().map(|a| a.variant()))),
+        (stages.credit.as_ref().is_some_and(|c| c.reads_verdict()), stage("credit", config.credit.as_ref().map(|c| c.variant()))),
+    ];
+    if let Some((_, reader)) = readers.iter().find(|(reads, _)| *reads)
+        && let Err(error) = rewards.verdict()
+    {
+        let path = if config.reward.as_ref().is_some_and(|r| r.verdict.is_some()) { "reward.verdict" } else { "reward" };
+        findings.push(Finding::at(path, format!("`{reader}` must know which completions are right: {error}")));
+    }
+}
+
+fn stage(name: &str, variant: Option<&str>) -> String {
+    format!("{name}.{}", variant.unwrap_or_default())
+}
+
+/// A run on given examples: nothing that samples or scores may be there.
+fn offline(config: &Config, findings: &mut Vec<Finding>) {
+    let objective = config.objective.variant();
+    let sections = [
+        ("prompts", config.prompts.is_some()),
+        ("budget", config.budget.is_some()),
+        ("rollout", config.rollout.is_some()),
+        ("reward", config.reward.is_some()),
+        ("advantage", config.advantage.is_some()),
+        ("credit", config.credit.is_some()),
+        ("train.online", matches!(config.train, Some(TrainConfig::Online(_)))),
+    ];
+    for (section, _) in sections.iter().filter(|(_, is_there)| *is_there) {
+        findings.push(unread(section, &format!("objective `{objective}` learns from given examples")));
+    }
+}
+
+fn unread(section: &str, why: &str) -> Finding {
+    Finding { help: Some("remove the section".into()), ..Finding::at(section, format!("nothing reads [{section}]: {why}")) }
+}
+
+/// A reference model is there exactly if something needs its log-probs.
+fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
+    let model = &config.model;
+    if stages.needs.ref_logp && model.reference.is_none() && model.lora.is_none() {
+        let needs_it = |needs: Option<Needs>| needs.is_some_and(|n| n.ref_logp);
+        let section = if stages.objective.needs().ref_logp {
+            stage("objective", Some(config.objective.variant()))
+        } else if needs_it(stages.advantage.as_ref().map(|a| a.needs())) {
+            stage("advantage", config.advantage.as_ref().map(|a| a.variant()))
+        } else {
+            stage("credit", config.credit.as_ref().map(|c| c.variant()))
+        };
+        let message = format!("`{section}` needs reference log-probs: add a [model.reference] section");
+        let help = "empty, it takes the checkpoint that training starts from; with [model.lora] none is needed, the base is the reference";
+        findings.push(Finding { help: Some(help.into()), ..Finding::at(&section, message) });
+    }
+    let Some(reference) = &model.reference else { return };
+    if !stages.needs.ref_logp {
+        let why = format!("objective `{}`, as it is set, needs no reference log-probs", config.objective.variant());
+        findings.push(unread("model.reference", &why));
+    }
+    if reference.revision.is_some() && reference.path.is_none() && model.revision == reference.revision {
+        findings.push(Finding::at("model.reference.revision", "`model.reference.revision` repeats `model.revision`: remove it"));
+    }
+    if reference.path.as_ref().is_some_and(|p| p.ends_with(".gguf")) && !cfg!(feature = "gguf") {
+        let message = "a `.gguf` reference needs a build with the `gguf` feature: cargo build --release --features gguf";
+        findings.push(Finding { is_key: false, ..Finding::at("model.reference.path", message) });
+    }
+}
+
+/// Benchmarks must exist, and have what they ask.
+fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
+    let eval = &config.eval;
+    let all = candlewick_eval::benchmark::all();
+    let known: Vec<&str> = all.iter().map(|b| b.name()).chain(["validation"]).collect();
+    for name in eval.benchmarks.iter().filter(|n| !known.contains(&n.as_str())) {
+        let hint = nearest(name, &known).map_or(String::new(), |n| format!(": did you mean `{n}`?"));
+        findings.push(Finding {
+            is_key: false,
+            help: Some(format!("benchmarks: {}", known.join(", "))),
+            ..Finding::at("eval.benchmarks", format!("unknown benchmark `{name}`{hint}"))
+        });
+    }
+    if eval.benchmarks.iter().any(|n| n == "validation") && config.data.validation.is_none() {
+        let message = "the benchmark `validation` needs held-out data: set `data.validation`, for example to 0.05";
+        findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });
+    }
+    if eval.every > 0 && eval.benchmarks.is_empty() {
+        let message = "nothing reads `eval.every`: `eval.benchmarks` is empty";
+        findings.push(Finding { help: Some("name a benchmark, or remove `every`".into()), ..Finding::at("eval.every", message) });
+    }
+    if eval.samples > 1 && eval.temperature == 0.0 {
+        let message = format!("{} samples at temperature 0 are the same completion {} times: set `eval.temperature` above 0, or `eval.samples` to 1", eval.samples, eval.samples);
+        findings.push(Finding { is_key: false, ..Finding::at("eval.samples", message) });
+    }
+}
+
+/// The output folder, or the nearest folder above it that exists, must take files.
+fn output(config: &Config) -> Option<Finding> {
+    let folder = config.run.folder();
+    let above = folder.ancestors().map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a });
+    let existing = above.into_iter().find(|a| a.exists())?;
+    let problem = if existing.is_dir() {
+        tempfile::tempfile_in(existing).err().map(|e| e.to_string())
+    } else {
+        Some("it is not a folder".into())
+    }?;
+    let message = format!("cannot write to `{}`: {problem}", existing.display());
+    Some(Finding { is_key: false, help: Some("choose another `run.output`".into()), ..Finding::at("run.output", message) })
+}
+
+#[cfg(test)]
+#[path = "fit_tests.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+//! One test for each way in which stages may not fit.
+
+use crate::config::Config;
+
+const ONLINE: &str = r#"
+[model]
+path = "model"
+[data]
+train = "generated:addition"
+[prompts.shuffle]
+[budget.rollouts.uniform]
+[budget.tokens.fixed]
+[rollout.discrete]
+[reward.math]
+[advantage.group]
+[objective.grpo]
+"#;
+
+const OFFLINE: &str = r#"
+[model]
+path = "model"
+[data]
+train = "demonstrations.jsonl"
+[objective.sft]
+"#;
+
+/// The one message with which `text`, changed by `sets`, is refused.
+fn refused(text: &str, sets: &[&str]) -> String {
+    let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+    let error = Config::parse("run.toml", text, &sets).expect_err("the config must be refused");
+    assert_eq!(error.problems.len(), 1, "{error}");
+    error.problems[0].message.clone()
+}
+
+fn without(text: &str, section: &str) -> String {
+    let line = format!("[{section}]\n");
+    assert!(text.contains(&line), "{section} is not in the text");
+    text.replace(&line, "")
+}
+
+#[test]
+fn whole_configs_are_accepted() {
+    for text in [ONLINE, OFFLINE] {
+        Config::parse("run.toml", text, &[]).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn a_run_that_samples_needs_every_stage_and_is_told_which() {
+    for section in ["prompts.shuffle", "rollout.discrete", "reward.math", "advantage.group"] {
+        let message = refused(&without(ONLINE, section), &[]);
+        assert_eq!(
+            message,
+            format!("missing section [{section}]: objective `grpo` learns from completions that it samples")
+        );
+    }
+    let text = without(&without(ONLINE, "budget.rollouts.uniform"), "budget.tokens.fixed");
+    assert!(refused(&text, &[]).starts_with("missing section [budget.rollouts.uniform] and [budget.tokens.fixed]"));
+}
+
+#[test]
+fn what_nothing_reads_is_refused() {
+    assert_eq!(
+        refused(&format!("{OFFLINE}[advantage.group]\n"), &[]),
+        "nothing reads [advantage]: objective `sft` learns from given examples"
+    );
+    assert_eq!(
+        refused(OFFLINE, &["train.online.epochs=2"]),
+        "nothing reads [train.online]: objective `sft` learns from given examples"
+    );
+    assert!(refused(ONLINE, &["train.offline.epochs=2"]).starts_with("nothing reads [train.offline]"));
+    assert!(refused(ONLINE, &["model.reference={}"]).starts_with("nothing reads [model.reference]"));
+    assert!(refused(ONLINE, &["eval.every=10"]).starts_with("nothing reads `eval.every`"));
+}
+
+#[test]
+fn a_kl_term_needs_a_reference_or_adapters() {
+    let message = refused(ONLINE, &["objective.grpo.beta=0.04"]);
+    assert_eq!(message, "`objective.grpo` needs reference log-probs: add a [model.reference] section");
+    assert!(refused(ONLINE, &["advantage.group.kl_in_reward=0.1"]).starts_with("`advantage.group` needs reference"));
+    for reference in ["model.reference={}", "model.lora={}"] {
+        let sets = ["objective.grpo.beta=0.04".to_owned(), reference.to_owned()];
+        Config::parse("run.toml", ONLINE, &sets).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn weights_name_rewards_that_have_a_section() {
+    assert_eq!(
+        refused(ONLINE, &["advantage.group.weights={ math = 1.0, format = 0.2 }"]),
+        "`advantage.group.weights` names the reward `format`, which has no section: add [reward.format]"
+    );
+    assert_eq!(
+        refused(ONLINE, &["advantage.group.weights={ maths = 1.0 }"]),
+        "`advantage.group.weights` names the reward `maths`, which has no section: did you mean `math`?"
+    );
+}
+
+#[test]
+fn who_asks_for_a_verdict_must_get_one() {
+    let text = ONLINE.replace("[reward.math]", "[reward.length]").replace("[advantage.group]", "[advantage.psr]");
+    assert!(refused(&text, &[]).starts_with("`advantage.psr` must know which completions are right: no binary reward"));
+    assert!(refused(ONLINE, &["reward.verdict=format"]).contains("`format`, which is not configured"));
+}
+
+#[test]
+fn a_group_of_one_has_nothing_to_compare() {
+    assert_eq!(
+        refused(ONLINE, &["budget.rollouts.uniform.mean=1"]),
+        "groups of 1 completion give no advantage: `advantage.group` compares the completions of one prompt"
+    );
+    let sets = ["budget.rollouts.uniform.mean=1".to_owned(), "advantage.rfpp={}".to_owned()];
+    Config::parse("run.toml", ONLINE, &sets).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn groups_are_never_cut_into_minibatches() {
+    let sets = ["prompts.shuffle.per_step=4", "train.online.minibatches=8"];
+    assert_eq!(
+        refused(ONLINE, &sets),
+        "8 minibatches cannot be cut from a step of 4 groups: groups are never cut"
+    );
+}
+
+#[test]
+fn adapters_of_a_sampled_run_have_no_dropout() {
+    assert!(refused(ONLINE, &["model.lora.dropout=0.1"]).starts_with("`model.lora.dropout` must be 0 with objective `grpo`"));
+    Config::parse("run.toml", OFFLINE, &["model.lora.dropout=0.1".into()]).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn benchmarks_exist_and_have_what_they_ask() {
+    assert_eq!(refused(ONLINE, &["eval.benchmarks=['gsm8']"]), "unknown benchmark `gsm8`: did you mean `gsm8k`?");
+    assert!(refused(ONLINE, &["eval.benchmarks=['validation']"]).contains("set `data.validation`"));
+    assert!(
+        refused(ONLINE, &["eval.benchmarks=['gsm8k']", "eval.samples=4"]).starts_with("4 samples at temperature 0")
+    );
+}
+
+#[test]
+fn impossible_values_are_refused_with_their_rule() {
+    for (set, rule) in [
+        ("rollout.discrete.temperature=0.0", "set it above 0"),
+        ("rollout.discrete.top_p=1.5", "up to 1"),
+        ("rollout.discrete.min_p=1.0", "below 1"),
+        ("optim.learning_rate=-1e-6", "set it above 0"),
+        ("optim.beta2=1.0", "below 1"),
+        ("optim.eps=nan", "such as 1e-8"),
+        ("eval.temperature=-1.0", "0 or above"),
+        ("model.lora.alpha=0.0", "above 0"),
+        ("model.lora.targets=[]", "at least one projection"),
+        ("run.name=../elsewhere", "not a path"),
+        ("rollout.discrete.stop=['']", "empty text"),
+        ("prompts.shuffle.per_step=0", "at least"),
+    ] {
+        let message = refused(ONLINE, &[set]);
+        assert!(message.contains(rule), "{set}: {message}");
+    }
+}
+
+#[test]
+fn the_output_folder_must_take_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("taken");
+    std::fs::write(&file, "").unwrap();
+    let message = refused(ONLINE, &[&format!("run.output={}", file.display())]);
+    assert_eq!(message, format!("cannot write to `{}`: it is not a folder", file.display()));
+    // A folder that is not there yet is made later, in the nearest one that is.
+    let set = format!("run.output={}", folder.path().join("a/b").display());
+    Config::parse("run.toml", ONLINE, &[set]).unwrap_or_else(|e| panic!("{e}"));
+}

@@ -1,0 +1,476 @@
+//! The decoder: forward, and a backward pass written by hand, over packed sequences.
+//!
+//! The same code scores, trains and fills the cache for sampling. What the backward pass needs is
+//! kept in a [`Tape`]: either every block's activations, or only each block's input, from which
+//! the block is computed again ([`Keep`]). Weight gradients are added straight into [`Grads`], and
+//! never formed for frozen weights.
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use candlewick_algorithms::rng::Rng;
+
+use super::lora::{self, LoraConfig};
+use super::ops::{self, add_in_place, attention, embedding, linear, norm, rope, swiglu};
+use super::packed::Packed;
+use super::params::{Grads, ParamId, Params};
+use super::spec::DecoderSpec;
+use super::weights::Weights;
+
+/// A linear layer: weight, optional bias, optional adapter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Linear {
+    pub(crate) weight: ParamId,
+    pub(crate) bias: Option<ParamId>,
+    /// A [r,in] and B [out,r].
+    pub(crate) lora: Option<(ParamId, ParamId)>,
+}
+
+/// One block's parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    pub(crate) input_norm: ParamId,
+    pub(crate) q: Linear,
+    pub(crate) k: Linear,
+    pub(crate) v: Linear,
+    pub(crate) o: Linear,
+    pub(crate) qk_norm: Option<(ParamId, ParamId)>,
+    pub(crate) post_norm: ParamId,
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+/// What a forward pass keeps for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: scoring only.
+    Nothing,
+    /// Every block's input; blocks are computed again going backwards (activation checkpointing).
+    Inputs,
+    /// Every block's activations.
+    Activations,
+}
+
+/// How a pass is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// What to keep.
+    pub keep: Keep,
+    /// Whether the adapter, if there is one, takes part. Off gives the reference policy.
+    pub has_adapter: bool,
+    /// Seed of the adapter's dropout masks; `None` = no dropout.
+    pub dropout: Option<u64>,
+    /// Also return the hidden states after this many blocks (0 = embeddings).
+    pub hidden_at: Option<usize>,
+}
+
+impl Pass {
+    /// A scoring pass, adapter on, nothing kept.
+    pub const SCORE: Self = Self { keep: Keep::Nothing, has_adapter: true, dropout: None, hidden_at: None };
+}
+
+/// A block's activations.
+struct BlockTape {
+    x: Tensor,                         // [N,C] input
+    raw_qk: Option<(Tensor, Tensor)>,  // before their norms
+    q: Tensor,                         // [N,H D], rotated
+    k: Tensor,                         // [N,Hkv D], rotated
+    v: Tensor,                         // [N,Hkv D]
+    o: Tensor,                         // [N,H D] attention output
+    y: Tensor,                         // [N,C] after attention
+    gate: Tensor,                      // [N,F]
+    up: Tensor,                        // [N,F]
+}
+
+enum Kept {
+    Input(Tensor),
+    Activations(Box<BlockTape>),
+}
+
+/// The result of a forward pass.
+pub struct Tape {
+    /// Hidden states after the final norm, [N,C]: what the head reads.
+    pub hidden: Tensor,
+    /// Hidden states at the layer asked for, [N,C].
+    pub hidden_at: Option<Tensor>,
+    last: Tensor, // [N,C] before the final norm
+    blocks: Vec<Kept>,
+    pass: Pass,
+}
+
+/// A decoder-only language model with its parameters.
+#[derive(Debug)]
+pub struct Decoder {
+    /// Its shape.
+    pub spec: DecoderSpec,
+    /// Its parameters.
+    pub params: Params,
+    /// Settings of the adapter, if it has one.
+    pub lora: Option<LoraConfig>,
+    pub(crate) embedding: ParamId,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) final_norm: ParamId,
+    pub(crate) head: ParamId,
+    pub(crate) rope: rope::Table,
+}
+
+impl Decoder {
+    /// Loads a checkpoint's weights, all trainable.
+    pub fn load(spec: DecoderSpec, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
+        let mut params = Params::default();
+        for (name, shape) in spec.tensors() {
+            let value = weights.load(&name, &shape, dtype, device)?;
+            params.add(name, value, true)?;
+        }
+        Self::assemble(spec, params)
+    }
+
+    /// A model with random weights: normal with deviation 0.02 (0.02 / sqrt(2 L) into the residual
+    /// stream), norms 1, biases 0.
+    pub fn random(spec: DecoderSpec, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
+        let mut params = Params::default();
+        for (index, (name, shape)) in spec.tensors().into_iter().enumerate() {
+            let mut rng = Rng::keyed(&[seed, 0x1417, index as u64]);
+            let count: usize = shape.iter().product();
+            let deviation = if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
+                0.02 / (2.0 * spec.layers as f64).sqrt()
+            } else {
+                0.02
+            };
+            let data: Vec<f64> = match () {
+                () if name.ends_with("norm.weight") => vec![1.0; count],
+                () if name.ends_with(".bias") => vec![0.0; count],
+                () => (0..count).map(|_| rng.normal() * deviation).collect(),
+            };
+            let value = Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
+            params.add(name, value, true)?;
+        }
+        Self::assemble(spec, params)
+    }
+
+    fn assemble(spec: DecoderSpec, params: Params) -> Result<Self> {
+        let id = |name: String| params.id(&name).with_context(|| format!("parameter `{name}` is missing"));
+        let linear = |name: String| -> Result<Linear> {
+            Ok(Linear { weight: id(format!("{name}.weight"))?, bias: params.id(&format!("{name}.bias")), lora: None })
+        };
+        let mut blocks = Vec::with_capacity(spec.layers);
+        for layer in 0..spec.layers {
+            let at = |name: &str| format!("model.layers.{layer}.{name}");
+            let qk_norm = match spec.has_qk_norm {
+                true => Some((id(at("self_attn.q_norm.weight"))?, id(at("self_attn.k_norm.weight"))?)),
+                false => None,
+            };
+            blocks.push(Block {
+                input_norm: id(at("input_layernorm.weight"))?,
+                q: linear(at("self_attn.q_proj"))?,
+                k: linear(at("self_attn.k_proj"))?,
+                v: linear(at("self_attn.v_proj"))?,
+                o: linear(at("self_attn.o_proj"))?,
+                qk_norm,
+                post_norm: id(at("post_attention_layernorm.weight"))?,
+                gate: linear(at("mlp.gate_proj"))?,
+                up: linear(at("mlp.up_proj"))?,
+                down: linear(at("mlp.down_proj"))?,
+            });
+        }
+        let embedding = id("model.embed_tokens.weight".into())?;
+        let head = if spec.is_tied { embedding } else { id("lm_head.weight".into())? };
+        let final_norm = id("model.norm.weight".into())?;
+        let rope = rope::Table::new(&spec.frequencies, spec.max_positions, 1.0);
+        Ok(Self { spec, params, lora: None, embedding, blocks, final_norm, head, rope })
+    }
+
+    /// Freezes the model and adds a fresh adapter.
+    pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<()> {
+        self.attach_lora(config, |layer, _, shape, dtype, device| {
+            lora::fresh(seed, layer, shape, config.rank, dtype, device)
+        })
+    }
+
+    /// Freezes the model and adds the adapter of a PEFT folder.
+    pub fn load_lora(&mut self, folder: &std::path::Path) -> Result<()> {
+        let (config, _) = lora::read_config(folder)?;
+        let weights = lora::open_weights(folder)?;
+        let rank = config.rank;
+        self.attach_lora(&config, |_, name, [out, inner], dtype, device| {
+            let load = |part: &str, shape: &[usize]| {
+                weights.load(&lora::peft_name(&format!("{name}.{part}.weight")), shape, dtype, device)
+            };
+            Ok((load("lora_A", &[rank, inner])?, load("lora_B", &[out, rank])?))
+        })
+    }
+
+    fn attach_lora(
+        &mut self,
+        config: &LoraConfig,
+        mut make: impl FnMut(u64, &str, [usize; 2], DType, &Device) -> Result<(Tensor, Tensor)>,
+    ) -> Result<()> {
+        ensure!(self.lora.is_none(), "the model has an adapter already: merge it first");
+        config.validate()?;
+        for param in self.params.iter_mut() {
+            param.is_trainable = false;
+        }
+        let (params, mut count) = (&mut self.params, 0);
+        for block in &mut self.blocks {
+            for linear in [&mut block.q, &mut block.k, &mut block.v, &mut block.o, &mut block.gate, &mut block.up, &mut block.down] {
+                let weight = params.get(linear.weight);
+                let name = weight.name.trim_end_matches(".weight").to_owned();
+                if !config.targets.iter().any(|t| name.ends_with(&format!(".{t}"))) {
+                    continue;
+                }
+                let (out, inner) = weight.value.dims2()?;
+                let (dtype, device) = (weight.value.dtype(), weight.value.device().clone());
+                let (a, b) = make(count, &name, [out, inner], dtype, &device)?;
+                let a = params.add(format!("{name}.lora_A.weight"), a, true)?;
+                linear.lora = Some((a, params.add(format!("{name}.lora_B.weight"), b, true)?));
+                count += 1;
+            }
+        }
+        self.lora = Some(config.clone());
+        Ok(())
+    }
+
+    /// Adds the adapter into the weights and drops it; the model is then as trainable as it was.
+    pub fn merge_lora(&mut self) -> Result<()> {
+        let Some(config) = self.lora.take() else { return Ok(()) };
+        let mut merged = Params::default();
+        for param in self.params.iter().filter(|p| !p.name.contains(".lora_")) {
+            let stem = param.name.trim_end_matches(".weight");
+            let pair = (self.params.id(&format!("{stem}.lora_A.weight")), self.params.id(&format!("{stem}.lora_B.weight")));
+            let value = match pair {
+                (Some(a), Some(b)) => {
+                    let wide = if param.value.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+                    let (a, b) = (self.params.value(a).to_dtype(wide)?, self.params.value(b).to_dtype(wide)?);
+                    (param.value.to_dtype(wide)? + (b.matmul(&a)? * config.scale())?)?.to_dtype(param.value.dtype())?
+                }
+                _ => param.value.clone(),
+            };
+            merged.add(param.name.clone(), value, true)?;
+        }
+        *self = Self::assemble(self.spec.clone(), merged)?;
+        Ok(())
+    }
+
+    /// Device of the parameters.
+    pub fn device(&self) -> &Device {
+        self.params.device()
+    }
+
+    /// Runs the blocks over packed sequences.
+    pub fn forward(&self, pack: &Packed, pass: Pass) -> Result<Tape> {
+        let longest = pack.positions.iter().max().map_or(0, |&p| p as usize + 1);
+        ensure!(
+            longest <= self.spec.max_positions,
+            "a sequence of {longest} tokens is longer than the model's context of {}",
+            self.spec.max_positions
+        );
+        let mut x = embedding::forward(&pack.tokens, self.params.value(self.embedding))?; // [N,C]
+        let mut hidden_at = None;
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for layer in 0..self.blocks.len() {
+            if pass.hidden_at == Some(layer) {
+                hidden_at = Some(x.clone());
+            }
+            let (z, tape) = self.block_forward(layer, x.clone(), pack, pass)?;
+            match pass.keep {
+                Keep::Nothing => {}
+                Keep::Inputs => blocks.push(Kept::Input(x)),
+                Keep::Activations => blocks.push(Kept::Activations(Box::new(tape))),
+            }
+            x = z;
+        }
+        if pass.hidden_at == Some(self.blocks.len()) {
+            hidden_at = Some(x.clone());
+        }
+        let hidden = norm::forward(&x, self.params.value(self.final_norm), self.spec.norm_eps)?;
+        Ok(Tape { hidden, hidden_at, last: x, blocks, pass })
+    }
+
+    /// Pulls the gradient at the final hidden states [N,C] back to every trainable parameter.
+    ///
+    /// The tape is consumed, block by block, so that its memory is free for the next one.
+    pub fn backward(&self, mut tape: Tape, pack: &Packed, d_hidden: &Tensor, grads: &mut Grads) -> Result<()> {
+        ensure!(tape.blocks.len() == self.blocks.len(), "a forward pass that kept nothing cannot be pulled back");
+        let weight = self.params.value(self.final_norm);
+        let slot = grads.slot(&self.params, self.final_norm)?;
+        let mut dx = norm::backward(d_hidden, &tape.last, weight, self.spec.norm_eps, slot)?;
+        drop(tape.last);
+        for layer in (0..self.blocks.len()).rev() {
+            let kept = tape.blocks.pop().expect("one entry a block");
+            let activations = match kept {
+                Kept::Activations(activations) => *activations,
+                Kept::Input(x) => self.block_forward(layer, x, pack, tape.pass)?.1,
+            };
+            dx = self.block_backward(layer, activations, pack, tape.pass, dx, grads)?;
+        }
+        if let Some(slot) = grads.slot(&self.params, self.embedding)? {
+            embedding::accumulate(slot, &pack.tokens, &dx)?;
+        }
+        Ok(())
+    }
+
+    /// Keys and values of every layer, each [N, Hkv D], and the final hidden states [N,C], for sampling.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn prefill(&self, pack: &Packed, pass: Pass) -> Result<(Vec<(Tensor, Tensor)>, Tensor)> {
+        let mut x = embedding::forward(&pack.tokens, self.params.value(self.embedding))?;
+        let mut kept = Vec::with_capacity(self.blocks.len());
+        for layer in 0..self.blocks.len() {
+            let (z, tape) = self.block_forward(layer, x, pack, pass)?;
+            kept.push((tape.k, tape.v));
+            x = z;
+        }
+        let hidden = norm::forward(&x, self.params.value(self.final_norm), self.spec.norm_eps)?;
+        Ok((kept, hidden))
+    }
+
+    fn block_forward(&self, layer: usize, x: Tensor, pack: &Packed, pass: Pass) -> Result<(Tensor, BlockTape)> {
+        let (block, heads, eps) = (&self.blocks[layer], self.spec.attention(layer), self.spec.norm_eps);
+        let value = |id| self.params.value(id);
+        let h = norm::forward(&x, value(block.input_norm), eps)?; // [N,C]
+        let (mut q, mut k) = (self.linear(&block.q, &h, pass)?, self.linear(&block.k, &h, pass)?);
+        let v = self.linear(&block.v, &h, pass)?;
+        let mut raw_qk = None;
+        if let Some((q_norm, k_norm)) = block.qk_norm {
+            let normed = (self.head_norm(&q, q_norm)?, self.head_norm(&k, k_norm)?);
+            raw_qk = Some((q, k));
+            (q, k) = normed;
+        }
+        rope::rotate(&q, &self.rope, &pack.positions)?;
+        rope::rotate(&k, &self.rope, &pack.positions)?;
+        let o = attention::forward(&q, &k, &v, pack, &heads)?; // [N,H D]
+        let y = self.linear(&block.o, &o, pass)?;
+        add_in_place(&y, &x)?; // [N,C]
+        let h = norm::forward(&y, value(block.post_norm), eps)?;
+        let (gate, up) = (self.linear(&block.gate, &h, pass)?, self.linear(&block.up, &h, pass)?); // [N,F]
+        let z = self.linear(&block.down, &swiglu::forward(&gate, &up)?, pass)?;
+        add_in_place(&z, &y)?;
+        Ok((z, BlockTape { x, raw_qk, q, k, v, o, y, gate, up }))
+    }
+
+    fn block_backward(&self, layer: usize, t: BlockTape, pack: &Packed, pass: Pass, dz: Tensor, grads: &mut Grads) -> Result<Tensor> {
+        let (block, heads, eps) = (&self.blocks[layer], self.spec.attention(layer), self.spec.norm_eps);
+        let value = |id| self.params.value(id);
+        // z = y + down(silu(gate) up)
+        let m = swiglu::forward(&t.gate, &t.up)?;
+        let dm = self.linear_backward(&block.down, &m, &dz, pass, grads)?;
+        drop(m);
+        let (d_gate, d_up) = swiglu::backward(&dm, &t.gate, &t.up)?;
+        drop((dm, t.gate, t.up));
+        let h = norm::forward(&t.y, value(block.post_norm), eps)?;
+        let dh = self.linear_backward(&block.gate, &h, &d_gate, pass, grads)?;
+        self.linear_backward_into(&block.up, &h, &d_up, pass, grads, &dh)?;
+        drop((d_gate, d_up, h));
+        let dy = norm::backward(&dh, &t.y, value(block.post_norm), eps, grads.slot(&self.params, block.post_norm)?)?;
+        add_in_place(&dy, &dz)?;
+        drop((dz, dh, t.y));
+        // y = x + o_proj(attention(q, k, v))
+        let d_out = self.linear_backward(&block.o, &t.o, &dy, pass, grads)?;
+        let (mut dq, mut dk, dv) = attention::backward(&d_out, &t.o, (&t.q, &t.k, &t.v), pack, &heads)?;
+        drop((d_out, t.o, t.q, t.k, t.v));
+        rope::rotate_back(&dq, &self.rope, &pack.positions)?;
+        rope::rotate_back(&dk, &self.rope, &pack.positions)?;
+        if let (Some((q_norm, k_norm)), Some((raw_q, raw_k))) = (block.qk_norm, &t.raw_qk) {
+            dq = self.head_norm_backward(&dq, raw_q, q_norm, grads)?;
+            dk = self.head_norm_backward(&dk, raw_k, k_norm, grads)?;
+        }
+        let h = norm::forward(&t.x, value(block.input_norm), eps)?;
+        let dh = self.linear_backward(&block.q, &h, &dq, pass, grads)?;
+        self.linear_backward_into(&block.k, &h, &dk, pass, grads, &dh)?;
+        self.linear_backward_into(&block.v, &h, &dv, pass, grads, &dh)?;
+        let dx = norm::backward(&dh, &t.x, value(block.input_norm), eps, grads.slot(&self.params, block.input_norm)?)?;
+        add_in_place(&dx, &dy)?;
+        Ok(dx)
+    }
+
+    /// RMSNorm of every head of x [N, H D].
+    fn head_norm(&self, x: &Tensor, weight: ParamId) -> Result<Tensor> {
+        let (n, width) = x.dims2()?;
+        let flat = x.reshape((n * width / self.spec.head_dim, self.spec.head_dim))?;
+        Ok(norm::forward(&flat, self.params.value(weight), self.spec.norm_eps)?.reshape((n, width))?)
+    }
+
+    fn head_norm_backward(&self, dy: &Tensor, x: &Tensor, weight: ParamId, grads: &mut Grads) -> Result<Tensor> {
+        let (n, width) = x.dims2()?;
+        let flat = (n * width / self.spec.head_dim, self.spec.head_dim);
+        let slot = grads.slot(&self.params, weight)?;
+        let (dy, x) = (dy.reshape(flat)?, x.reshape(flat)?);
+        Ok(norm::backward(&dy, &x, self.params.value(weight), self.spec.norm_eps, slot)?.reshape((n, width))?)
+    }
+
+    fn scale(&self) -> f64 {
+        self.lora.as_ref().map_or(0.0, LoraConfig::scale)
+    }
+
+    pub(crate) fn linear(&self, l: &Linear, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let y = linear::forward(x, self.params.value(l.weight), l.bias.map(|b| self.params.value(b)))?;
+        if let (Some((a, b)), true) = (l.lora, pass.has_adapter) {
+            let low = linear::forward(&self.dropped(l, x, pass)?, self.params.value(a), None)?; // [N,r]
+            add_in_place(&y, &(linear::forward(&low, self.params.value(b), None)? * self.scale())?)?;
+        }
+        Ok(y)
+    }
+
+    /// dx, with the gradients of the layer's own parameters added to `grads`.
+    fn linear_backward(&self, l: &Linear, x: &Tensor, dy: &Tensor, pass: Pass, grads: &mut Grads) -> Result<Tensor> {
+        let dx = linear::backward_input(dy, self.params.value(l.weight))?;
+        self.linear_parameters_backward(l, x, dy, pass, grads, &dx)?;
+        Ok(dx)
+    }
+
+    /// The same, with dx added to what is there.
+    fn linear_backward_into(&self, l: &Linear, x: &Tensor, dy: &Tensor, pass: Pass, grads: &mut Grads, dx: &Tensor) -> Result<()> {
+        linear::accumulate_input(dx, dy, self.params.value(l.weight), 1.0)?;
+        self.linear_parameters_backward(l, x, dy, pass, grads, dx)
+    }
+
+    fn linear_parameters_backward(&self, l: &Linear, x: &Tensor, dy: &Tensor, pass: Pass, grads: &mut Grads, dx: &Tensor) -> Result<()> {
+        if let Some(slot) = grads.slot(&self.params, l.weight)? {
+            linear::accumulate_weight(slot, dy, x, 1.0)?;
+        }
+        if let Some(bias) = l.bias {
+            if let Some(slot) = grads.slot(&self.params, bias)? {
+                linear::accumulate_bias(slot, dy)?;
+            }
+        }
+        if let (Some((a, b)), true) = (l.lora, pass.has_adapter) {
+            let (a_value, b_value, scale) = (self.params.value(a), self.params.value(b), self.scale());
+            let dropped = self.dropped(l, x, pass)?;
+            let low = linear::forward(&dropped, a_value, None)?; // [N,r]
+            let d_low = linear::backward_input(dy, b_value)?; // [N,r], before the scale
+            if let Some(slot) = grads.slot(&self.params, b)? {
+                linear::accumulate_weight(slot, dy, &low, scale)?;
+            }
+            if let Some(slot) = grads.slot(&self.params, a)? {
+                linear::accumulate_weight(slot, &d_low, &dropped, scale)?;
+            }
+            match self.dropout_mask(l, x, pass)? {
+                None => linear::accumulate_input(dx, &d_low, a_value, scale)?,
+                Some(mask) => add_in_place(dx, &((linear::backward_input(&d_low, a_value)? * mask)? * scale)?)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn dropped(&self, l: &Linear, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        Ok(match self.dropout_mask(l, x, pass)? {
+            None => x.clone(),
+            Some(mask) => (x * mask)?,
+        })
+    }
+
+    /// 0 or 1/(1-p) for every input of an adapter, replayed from the seed; `None` without dropout.
+    fn dropout_mask(&self, l: &Linear, x: &Tensor, pass: Pass) -> Result<Option<Tensor>> {
+        let rate = self.lora.as_ref().map_or(0.0, |c| c.dropout);
+        let Some(seed) = pass.dropout.filter(|_| rate > 0.0) else { return Ok(None) };
+        let mut rng = Rng::keyed(&[seed, 0xd209, l.weight as u64]);
+        let kept = 1.0 / (1.0 - rate);
+        let mask: Vec<f64> = (0..x.elem_count()).map(|_| if rng.uniform() < rate { 0.0 } else { kept }).collect();
+        Ok(Some(Tensor::from_vec(mask, x.dims(), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())?))
+    }
+
+    /// Logits [N,V] of every token of a pack: for tests and small inputs only.
+    pub fn logits(&self, pack: &Packed, pass: Pass) -> Result<Tensor> {
+        let tape = self.forward(pack, pass)?;
+        Ok(ops::linear::forward(&tape.hidden, self.params.value(self.head), None)?)
+    }
+}
