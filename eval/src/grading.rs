@@ -65,26 +65,14 @@ pub struct MathGrader {
 impl MathGrader {
     /// The grader as it judges by default, named `math`.
     pub fn new(config: GradeConfig) -> Self {
-        Self {
-            name: "math".to_owned(),
-            config,
-        }
+        Self { name: "math".to_owned(), config }
     }
 
     /// The most lenient extraction, named `lenient`: the last number of the text, wherever it stands. Beside the
     /// primary accuracy it tells learning the answer's form from learning the answer.
     pub fn lenient(config: GradeConfig) -> Self {
-        let extraction = Extraction {
-            mode: Extract::LastNumber,
-            ..config.extraction.clone()
-        };
-        Self {
-            name: "lenient".to_owned(),
-            config: GradeConfig {
-                extraction,
-                ..config
-            },
-        }
+        let extraction = Extraction { mode: Extract::LastNumber, ..config.extraction.clone() };
+        Self { name: "lenient".to_owned(), config: GradeConfig { extraction, ..config } }
     }
 }
 
@@ -107,9 +95,7 @@ impl Grade for MathGrader {
         Verdict {
             correct: verdict.correct,
             extracted: verdict.extracted,
-            reason: verdict
-                .reason
-                .map_or_else(String::new, |reason| word(&reason)),
+            reason: verdict.reason.map_or_else(String::new, |reason| word(&reason)),
             method: word(&verdict.method),
             flags: verdict.flags.iter().map(word).collect(),
         }
@@ -128,9 +114,7 @@ impl Grade for MathGrader {
 /// one, or when the reference is no plain number other than zero.
 fn relative_tolerance(item: &Item) -> Option<f64> {
     let size = item.answer.trim().parse::<f64>().ok()?.abs();
-    item.tolerance
-        .map(|tolerance| tolerance / size)
-        .filter(|relative| relative.is_finite())
+    item.tolerance.map(|tolerance| tolerance / size).filter(|relative| relative.is_finite())
 }
 
 /// An enum's name as it is written in reports.
@@ -154,11 +138,7 @@ pub struct PeerGrader {
 impl PeerGrader {
     /// That mode; named as it is written in a configuration (`gsm8k_strict`, `math_verify`, ...).
     pub fn new(mode: Mode, config: GradeConfig) -> Self {
-        Self {
-            name: word(&mode),
-            mode,
-            config,
-        }
+        Self { name: word(&mode), mode, config }
     }
 }
 
@@ -169,18 +149,8 @@ impl Grade for PeerGrader {
 
     fn grade(&self, item: &Item, completion: &str) -> Verdict {
         let correct = compat::is_correct(self.mode, &item.answer, completion, &self.config);
-        let reason = if correct {
-            String::new()
-        } else {
-            "different".to_owned()
-        };
-        Verdict {
-            correct,
-            extracted: None,
-            reason,
-            method: self.name.clone(),
-            flags: Vec::new(),
-        }
+        let reason = if correct { String::new() } else { "different".to_owned() };
+        Verdict { correct, extracted: None, reason, method: self.name.clone(), flags: Vec::new() }
     }
 }
 
@@ -206,10 +176,7 @@ mod tests {
         assert!(right.correct && right.reason.is_empty(), "{right:?}");
         let silent = grader.grade(&item("1/2", None), "");
         assert_eq!((silent.correct, silent.reason.as_str()), (false, NO_ANSWER));
-        assert_eq!(
-            grader.grade(&item("2", None), r"\boxed{3}").reason,
-            "different"
-        );
+        assert_eq!(grader.grade(&item("2", None), r"\boxed{3}").reason, "different");
         assert!(grader.equivalent("0.5", r"\frac12") && !grader.equivalent("1", "2"));
         assert!(grader.settings().contains("extraction"));
     }
@@ -217,16 +184,8 @@ mod tests {
     #[test]
     fn the_item_s_tolerance_is_absolute() {
         let grader = MathGrader::new(GradeConfig::default());
-        assert!(
-            grader
-                .grade(&item("4.2", Some(0.1)), r"\boxed{4.25}")
-                .correct
-        );
-        assert!(
-            !grader
-                .grade(&item("4.2", Some(0.1)), r"\boxed{4.4}")
-                .correct
-        );
+        assert!(grader.grade(&item("4.2", Some(0.1)), r"\boxed{4.25}").correct);
+        assert!(!grader.grade(&item("4.2", Some(0.1)), r"\boxed{4.4}").correct);
         assert!(!grader.grade(&item("4.2", None), r"\boxed{4.25}").correct);
     }
 
@@ -234,21 +193,10 @@ mod tests {
     fn peers_and_lenient_extraction_differ_from_the_primary() {
         let config = GradeConfig::default();
         let text = r"\boxed{5}, and then 7";
-        assert!(
-            MathGrader::lenient(config.clone())
-                .grade(&item("7", None), text)
-                .correct
-        );
-        assert!(
-            !MathGrader::new(config.clone())
-                .grade(&item("7", None), text)
-                .correct
-        );
+        assert!(MathGrader::lenient(config.clone()).grade(&item("7", None), text).correct);
+        assert!(!MathGrader::new(config.clone()).grade(&item("7", None), text).correct);
         let strict = PeerGrader::new(Mode::Gsm8kStrict, config);
         assert_eq!(strict.name(), "gsm8k_strict");
-        assert!(
-            strict.grade(&item("7", None), "#### 7").correct
-                && !strict.grade(&item("7", None), text).correct
-        );
+        assert!(strict.grade(&item("7", None), "#### 7").correct && !strict.grade(&item("7", None), text).correct);
     }
 }

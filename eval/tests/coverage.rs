@@ -1,5 +1,6 @@
 //! Do the 95 % intervals cover what they say? Exactly, by enumeration, for one sample a problem; by seeded
 //! simulation for several samples and for paired differences.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use candlewick_eval::metrics::{Score, SplitMix64, compare, estimate, wilson};
 
@@ -12,7 +13,7 @@ fn one_sample_a_problem_covers_93_to_97_percent() {
     for n in PROBLEMS {
         for rate in RATES {
             // In logarithms, since 0.05 to the power of 500 is below the least f64.
-            let mut log_chance = n as f64 * (1.0 - rate as f64).ln();
+            let mut log_chance = n as f64 * (1.0 - rate).ln();
             let mut covered = 0.0;
             for right in 0..=n {
                 let (lower, upper) = wilson(right, n);
@@ -22,10 +23,7 @@ fn one_sample_a_problem_covers_93_to_97_percent() {
                 log_chance += ((n - right) as f64 / (right + 1) as f64 * rate / (1.0 - rate)).ln();
             }
             println!("N {n}, p {rate}: {covered:.4}");
-            assert!(
-                (0.93..=0.97).contains(&covered),
-                "N {n}, p {rate}: {covered}"
-            );
+            assert!((0.93..=0.97).contains(&covered), "N {n}, p {rate}: {covered}");
         }
     }
 }
@@ -61,13 +59,7 @@ fn count(rate: f64, samples: usize, random: &mut SplitMix64) -> usize {
 #[test]
 fn eight_samples_a_problem_cover_at_least_90_percent() {
     const SETS: usize = 2000;
-    let spreads = [
-        Spread::Alike,
-        Spread::Beta(3.0),
-        Spread::Beta(1.0),
-        Spread::Beta(0.3),
-        Spread::AllOrNothing,
-    ];
+    let spreads = [Spread::Alike, Spread::Beta(3.0), Spread::Beta(1.0), Spread::Beta(0.3), Spread::AllOrNothing];
     for spread in spreads {
         for n in PROBLEMS {
             for mean in RATES {
@@ -97,14 +89,8 @@ fn all_right_and_all_wrong_never_have_zero_width() {
         for samples in [1, 8] {
             let wrong = estimate(&vec![0.0; n], samples).unwrap();
             let right = estimate(&vec![1.0; n], samples).unwrap();
-            assert!(
-                wrong.lower == 0.0 && wrong.upper > 0.5 / n as f64,
-                "{wrong:?}"
-            );
-            assert!(
-                right.upper == 1.0 && right.lower < 1.0 - 0.5 / n as f64,
-                "{right:?}"
-            );
+            assert!(wrong.lower == 0.0 && wrong.upper > 0.5 / n as f64, "{wrong:?}");
+            assert!(right.upper == 1.0 && right.lower < 1.0 - 0.5 / n as f64, "{right:?}");
         }
     }
     // A set with no spread at all has an interval too.
@@ -127,11 +113,7 @@ fn paired_differences_cover_at_least_90_percent() {
                         let rate = draw(Spread::Beta(1.0), mean, &mut random);
                         // Every problem moves the same share of its way up: mean gain is `gain`.
                         let raised = rate + (1.0 - rate) * gain / (1.0 - mean);
-                        let score = |right| Score {
-                            id: id.to_string(),
-                            right,
-                            samples,
-                        };
+                        let score = |right| Score { id: id.to_string(), right, samples };
                         first.push(score(count(rate, samples, &mut random)));
                         second.push(score(count(raised, samples, &mut random)));
                     }
@@ -141,10 +123,7 @@ fn paired_differences_cover_at_least_90_percent() {
                 }
                 let share = covered as f64 / SETS as f64;
                 println!("n {samples}, N {n}, mean {mean}, gain {gain}: {share:.3}");
-                assert!(
-                    share >= 0.9,
-                    "n {samples}, N {n}, mean {mean}, gain {gain}: {share}"
-                );
+                assert!(share >= 0.9, "n {samples}, N {n}, mean {mean}, gain {gain}: {share}");
             }
         }
     }

@@ -23,11 +23,7 @@ pub fn compare_reports(reports: &[Report], seed: u64) -> Result<(String, Vec<Com
         let with: Vec<(&Report, &Entry)> = reports
             .iter()
             .filter_map(|report| {
-                report
-                    .benchmarks
-                    .iter()
-                    .find(|entry| entry.data.benchmark == name)
-                    .map(|entry| (report, entry))
+                report.benchmarks.iter().find(|entry| entry.data.benchmark == name).map(|entry| (report, entry))
             })
             .collect();
         let (first, rest) = with.split_first().expect("the name came from a report");
@@ -35,17 +31,9 @@ pub fn compare_reports(reports: &[Report], seed: u64) -> Result<(String, Vec<Com
             continue;
         }
         let mut rows = vec![
-            [
-                "model",
-                "samples",
-                "accuracy",
-                "95 % interval",
-                "difference",
-                "95 % interval",
-                "p",
-            ]
-            .map(String::from)
-            .to_vec(),
+            ["model", "samples", "accuracy", "95 % interval", "difference", "95 % interval", "p"]
+                .map(String::from)
+                .to_vec(),
         ];
         let own = |(report, entry): &(&Report, &Entry)| {
             let results = &entry.results;
@@ -78,17 +66,10 @@ pub fn compare_reports(reports: &[Report], seed: u64) -> Result<(String, Vec<Com
             lines.push(found.sentence(label, &first.0.identity.label));
             comparisons.push(found);
         }
-        out.push_str(&format!(
-            "{name} ({} problems)\n{}{}\n\n",
-            first.1.data.items,
-            columns(&rows),
-            lines.join("\n")
-        ));
+        out.push_str(&format!("{name} ({} problems)\n{}{}\n\n", first.1.data.items, columns(&rows), lines.join("\n")));
     }
     if comparisons.is_empty() {
-        return Err(Error::NotComparable(
-            "no two reports share a benchmark with the same problems".to_owned(),
-        ));
+        return Err(Error::NotComparable("no two reports share a benchmark with the same problems".to_owned()));
     }
     Ok((out.trim_end().to_owned() + "\n", comparisons))
 }

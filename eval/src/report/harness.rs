@@ -57,43 +57,21 @@ fn task_results(entry: &Entry) -> Value {
     };
     let primary = entry.protocol.grader.as_str();
     let accuracy = &entry.results.accuracy;
-    put(
-        "exact_match",
-        primary,
-        accuracy.value,
-        accuracy.standard_error,
-    );
+    put("exact_match", primary, accuracy.value, accuracy.standard_error);
     for mode in entry.sensitivity.iter().filter(|mode| mode.name != primary) {
-        put(
-            "exact_match",
-            &mode.name,
-            mode.accuracy.value,
-            mode.accuracy.standard_error,
-        );
+        put("exact_match", &mode.name, mode.accuracy.value, mode.accuracy.standard_error);
     }
-    for (name, curve) in [
-        ("pass", &entry.results.pass),
-        ("maj", &entry.results.majority),
-    ] {
+    for (name, curve) in [("pass", &entry.results.pass), ("maj", &entry.results.majority)] {
         for at in curve.iter().filter(|at| at.k > 1) {
-            put(
-                &format!("{name}@{}", at.k),
-                primary,
-                at.estimate.value,
-                at.estimate.standard_error,
-            );
+            put(&format!("{name}@{}", at.k), primary, at.estimate.value, at.estimate.standard_error);
         }
     }
     Value::Object(task)
 }
 
 fn generation(entry: &Entry) -> Value {
-    let mut arguments: Map<String, Value> = entry
-        .protocol
-        .sampling
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let mut arguments: Map<String, Value> =
+        entry.protocol.sampling.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     arguments.insert("max_gen_toks".to_owned(), json!(entry.protocol.max_tokens));
     arguments.insert("until".to_owned(), json!(entry.protocol.stop));
     Value::Object(arguments)
@@ -103,8 +81,7 @@ fn generation(entry: &Entry) -> Value {
 /// occur in `samples`; ends in a line break.
 pub fn harness_samples(entry: &Entry, samples: &[Sample]) -> String {
     let mut order: Vec<&str> = Vec::new();
-    let mut of_item: std::collections::HashMap<&str, Vec<&Sample>> =
-        std::collections::HashMap::new();
+    let mut of_item: std::collections::HashMap<&str, Vec<&Sample>> = std::collections::HashMap::new();
     for sample in samples {
         let id = sample.completion.item.as_str();
         of_item
@@ -123,17 +100,8 @@ pub fn harness_samples(entry: &Entry, samples: &[Sample]) -> String {
             continue;
         };
         let doc = json!({ "id": id, "answer": first.answer });
-        let extracted = |sample: &&Sample| {
-            sample
-                .verdict
-                .extracted
-                .clone()
-                .unwrap_or_else(|| "[invalid]".to_owned())
-        };
-        let right = samples
-            .iter()
-            .filter(|sample| sample.verdict.correct)
-            .count();
+        let extracted = |sample: &&Sample| sample.verdict.extracted.clone().unwrap_or_else(|| "[invalid]".to_owned());
+        let right = samples.iter().filter(|sample| sample.verdict.correct).count();
         let line = json!({
             "doc_id": doc_id,
             "doc": doc,
@@ -155,8 +123,5 @@ pub fn harness_samples(entry: &Entry, samples: &[Sample]) -> String {
 }
 
 fn hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -27,10 +27,7 @@ pub fn html(report: &Report, samples: &[Vec<Sample>]) -> Result<String> {
     body.push_str(&cards(report));
     body.push_str(&remarks(report));
     body.push_str(&figure_section(report));
-    body.push_str(&format!(
-        "<section><h2>Accuracy</h2>{}</section>",
-        table(&accuracy_rows(report))
-    ));
+    body.push_str(&format!("<section><h2>Accuracy</h2>{}</section>", table(&accuracy_rows(report))));
     for (at, entry) in report.benchmarks.iter().enumerate() {
         body.push_str(&details(entry, at));
     }
@@ -67,17 +64,11 @@ fn header(report: &Report) -> String {
     let identity = &report.identity;
     let mut facts: Vec<(&str, String)> = vec![
         ("Model", identity.model.clone()),
-        (
-            "Weights",
-            format!("{} on {}", identity.dtype, identity.device),
-        ),
+        ("Weights", format!("{} on {}", identity.dtype, identity.device)),
         ("Engine", identity.engine.clone()),
         ("Date", identity.date.clone()),
         ("Seed", identity.seed.to_string()),
-        (
-            "Generated",
-            format!("{} tokens in {:.0} s", identity.tokens, identity.seconds),
-        ),
+        ("Generated", format!("{} tokens in {:.0} s", identity.tokens, identity.seconds)),
         ("candlewick", identity.version.clone()),
     ];
     let hashes = [
@@ -88,11 +79,7 @@ fn header(report: &Report) -> String {
         ("Template SHA-256", &identity.template_sha256),
         ("Commit", &identity.commit),
     ];
-    facts.extend(
-        hashes
-            .into_iter()
-            .filter_map(|(name, hash)| hash.clone().map(|hash| (name, hash))),
-    );
+    facts.extend(hashes.into_iter().filter_map(|(name, hash)| hash.clone().map(|hash| (name, hash))));
     let facts: String = facts
         .into_iter()
         .filter(|(_, fact)| !fact.trim().is_empty())
@@ -123,10 +110,7 @@ fn header(report: &Report) -> String {
 
 fn sentences_of_first(report: &Report) -> Vec<String> {
     let mut first = report.clone();
-    first
-        .benchmarks
-        .iter_mut()
-        .for_each(|entry| entry.against.truncate(1));
+    first.benchmarks.iter_mut().for_each(|entry| entry.against.truncate(1));
     sentences(&first)
 }
 
@@ -142,16 +126,9 @@ fn cards(report: &Report) -> String {
     let mut out = String::from("<section class=\"cards\">");
     for entry in &report.benchmarks {
         let results = &entry.results;
-        let mut below = format!(
-            "<p class=\"quiet\">avg@{}, {} problems</p>",
-            results.samples, results.problems
-        );
+        let mut below = format!("<p class=\"quiet\">avg@{}, {} problems</p>", results.samples, results.problems);
         if let Some(base) = entry.against.first() {
-            let class = if base.comparison.difference < 0.0 {
-                "down"
-            } else {
-                "up"
-            };
+            let class = if base.comparison.difference < 0.0 { "down" } else { "up" };
             below.push_str(&format!(
                 "<p class=\"change {class}\">{:+.1} points on {}</p>",
                 100.0 * base.comparison.difference,
@@ -161,11 +138,7 @@ fn cards(report: &Report) -> String {
         out.push_str(&card(&entry.data.benchmark, &results.accuracy, below));
     }
     if let Some(overall) = &report.overall {
-        out.push_str(&card(
-            "mean over benchmarks",
-            &overall.macro_mean,
-            "<p class=\"quiet\">equal weights</p>".into(),
-        ));
+        out.push_str(&card("mean over benchmarks", &overall.macro_mean, "<p class=\"quiet\">equal weights</p>".into()));
     }
     out + "</section>"
 }
@@ -173,35 +146,17 @@ fn cards(report: &Report) -> String {
 fn remarks(report: &Report) -> String {
     let notes = report.notes.iter().map(|note| ("Note", escape(note)));
     let warnings = report.benchmarks.iter().flat_map(|entry| {
-        entry.warnings.iter().map(move |warning| {
-            (
-                "Warning",
-                escape(&format!("{}: {warning}", entry.data.benchmark)),
-            )
-        })
+        entry.warnings.iter().map(move |warning| ("Warning", escape(&format!("{}: {warning}", entry.data.benchmark))))
     });
-    let list: String = notes
-        .chain(warnings)
-        .map(|(kind, text)| format!("<li><strong>{kind}</strong> {text}</li>"))
-        .collect();
-    if list.is_empty() {
-        String::new()
-    } else {
-        format!("<section class=\"remarks\"><ul>{list}</ul></section>")
-    }
+    let list: String =
+        notes.chain(warnings).map(|(kind, text)| format!("<li><strong>{kind}</strong> {text}</li>")).collect();
+    if list.is_empty() { String::new() } else { format!("<section class=\"remarks\"><ul>{list}</ul></section>") }
 }
 
 /// Models of an entry, this report's first.
 fn models<'a>(report: &'a Report, entry: &'a Entry) -> Vec<(&'a str, &'a Results)> {
     let own = (report.identity.label.as_str(), &entry.results);
-    std::iter::once(own)
-        .chain(
-            entry
-                .against
-                .iter()
-                .map(|other| (other.label.as_str(), &other.results)),
-        )
-        .collect()
+    std::iter::once(own).chain(entry.against.iter().map(|other| (other.label.as_str(), &other.results))).collect()
 }
 
 fn figure_section(report: &Report) -> String {
@@ -230,75 +185,39 @@ fn figure_section(report: &Report) -> String {
                 .collect(),
         })
         .collect();
-    let mut figures = figure(
-        "Accuracy with 95 % intervals",
-        &legend(&series),
-        &dots("Accuracy", &series, &rows),
-    );
+    let mut figures = figure("Accuracy with 95 % intervals", &legend(&series), &dots("Accuracy", &series, &rows));
     for entry in &report.benchmarks {
         let name = &entry.data.benchmark;
         let of = |results: &Results, curve: fn(&Results) -> &Vec<AtK>| -> Vec<[f64; 4]> {
-            let point = |at: &AtK| {
-                [
-                    at.k as f64,
-                    at.estimate.value,
-                    at.estimate.lower,
-                    at.estimate.upper,
-                ]
-            };
+            let point = |at: &AtK| [at.k as f64, at.estimate.value, at.estimate.lower, at.estimate.upper];
             curve(results).iter().map(point).collect()
         };
         if entry.results.samples > 1 {
             let curves: Vec<Line> = models(report, entry)
                 .into_iter()
-                .map(|(label, results)| Line {
-                    name: label.to_owned(),
-                    points: of(results, |results| &results.pass),
-                })
+                .map(|(label, results)| Line { name: label.to_owned(), points: of(results, |results| &results.pass) })
                 .collect();
             let svg = lines("pass@k", "k", Spread::Doubling, Unit::Percent, &curves);
             figures.push_str(&figure(&format!("{name}: pass@k"), &legend(&series), &svg));
         }
-        let svg = histogram(
-            "Completion lengths",
-            "tokens",
-            &entry.results.lengths.histogram,
-        );
+        let svg = histogram("Completion lengths", "tokens", &entry.results.lengths.histogram);
         let key = "<span class=\"key right\">right</span><span class=\"key wrong\">wrong</span>";
         figures.push_str(&figure(&format!("{name}: completion lengths"), key, &svg));
-        for (axis, groups) in entry
-            .results
-            .groups
-            .iter()
-            .filter(|(_, groups)| groups.len() > 1)
-        {
+        for (axis, groups) in entry.results.groups.iter().filter(|(_, groups)| groups.len() > 1) {
             let rows: Vec<Dots> = groups
                 .iter()
                 .map(|(group, own)| {
                     let mut values = vec![(0, own.value, own.lower, own.upper)];
                     for (at, other) in entry.against.iter().enumerate() {
-                        let found = other
-                            .results
-                            .groups
-                            .get(axis)
-                            .and_then(|groups| groups.get(group));
-                        values.extend(
-                            found.map(|found| (at + 1, found.value, found.lower, found.upper)),
-                        );
+                        let found = other.results.groups.get(axis).and_then(|groups| groups.get(group));
+                        values.extend(found.map(|found| (at + 1, found.value, found.lower, found.upper)));
                     }
                     values.reverse();
-                    Dots {
-                        label: group.clone(),
-                        values,
-                    }
+                    Dots { label: group.clone(), values }
                 })
                 .collect();
             let svg = dots(axis, &series, &rows);
-            figures.push_str(&figure(
-                &format!("{name}: by {}", axis.replace('_', " ")),
-                &legend(&series),
-                &svg,
-            ));
+            figures.push_str(&figure(&format!("{name}: by {}", axis.replace('_', " ")), &legend(&series), &svg));
         }
     }
     for curve in &report.training {
@@ -308,32 +227,16 @@ fn figure_section(report: &Report) -> String {
 }
 
 fn title_of(curve: &Curve) -> String {
-    let unit = if curve.unit.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", curve.unit)
-    };
+    let unit = if curve.unit.is_empty() { String::new() } else { format!(" ({})", curve.unit) };
     format!("Training: {}{unit}", curve.name)
 }
 
 fn curve_svg(curve: &Curve) -> String {
     let point = |point: &super::Point| {
-        [
-            point.step,
-            point.value,
-            point.lower.unwrap_or(point.value),
-            point.upper.unwrap_or(point.value),
-        ]
+        [point.step, point.value, point.lower.unwrap_or(point.value), point.upper.unwrap_or(point.value)]
     };
-    let line = Line {
-        name: curve.name.clone(),
-        points: curve.points.iter().map(point).collect(),
-    };
-    let unit = if curve.name.contains("accuracy") {
-        Unit::Percent
-    } else {
-        Unit::Plain
-    };
+    let line = Line { name: curve.name.clone(), points: curve.points.iter().map(point).collect() };
+    let unit = if curve.name.contains("accuracy") { Unit::Percent } else { Unit::Plain };
     lines(&curve.name, "step", Spread::Even, unit, &[line])
 }
 
@@ -341,13 +244,7 @@ fn legend(series: &[String]) -> String {
     if series.len() < 2 {
         return String::new();
     }
-    let key = |(at, name): (usize, &String)| {
-        format!(
-            "<span class=\"key s{}\">{}</span>",
-            at % COLOURS,
-            escape(name)
-        )
-    };
+    let key = |(at, name): (usize, &String)| format!("<span class=\"key s{}\">{}</span>", at % COLOURS, escape(name));
     series.iter().enumerate().map(key).collect()
 }
 
@@ -355,10 +252,7 @@ fn figure(title: &str, legend: &str, svg: &str) -> String {
     if svg.is_empty() {
         return String::new();
     }
-    format!(
-        "<figure><figcaption>{}<span class=\"legend\">{legend}</span></figcaption>{svg}</figure>",
-        escape(title)
-    )
+    format!("<figure><figcaption>{}<span class=\"legend\">{legend}</span></figcaption>{svg}</figure>", escape(title))
 }
 
 fn table(rows: &[Vec<String>]) -> String {
@@ -377,10 +271,7 @@ fn table(rows: &[Vec<String>]) -> String {
         return String::new();
     };
     let body: String = body.iter().map(|row| line(row, "td")).collect();
-    format!(
-        "<div class=\"scroll\"><table><thead>{}</thead><tbody>{body}</tbody></table></div>",
-        line(head, "th")
-    )
+    format!("<div class=\"scroll\"><table><thead>{}</thead><tbody>{body}</tbody></table></div>", line(head, "th"))
 }
 
 fn details(entry: &Entry, at: usize) -> String {
@@ -397,60 +288,35 @@ fn details(entry: &Entry, at: usize) -> String {
     let mut rows = vec![vec![text("quantity"), text("value")]];
     let mut put = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
     let lengths = &results.lengths;
-    put(
-        "accuracy among finished",
-        results
-            .accuracy_finished
-            .map_or(text("none finished"), percent),
-    );
+    put("accuracy among finished", results.accuracy_finished.map_or(text("none finished"), percent));
     put("truncated", percent(results.truncated.share));
     put("without an answer", percent(results.no_answer.share));
     put("unparsable", percent(results.unparsable.share));
     put("grader timeouts", percent(results.grader_timeout.share));
     put(
         "tokens: mean, median, 95th centile",
-        format!(
-            "{:.0}, {:.0}, {:.0}",
-            lengths.mean, lengths.median, lengths.p95
-        ),
+        format!("{:.0}, {:.0}, {:.0}", lengths.mean, lengths.median, lengths.p95),
     );
     put(
         "tokens for a right answer",
-        results
-            .tokens_per_right
-            .map_or(text("none right"), |tokens| format!("{tokens:.0}")),
+        results.tokens_per_right.map_or(text("none right"), |tokens| format!("{tokens:.0}")),
     );
     if let Some(base) = entry.against.first() {
         let found = &base.comparison;
-        put(
-            &format!("problems gained on {}", base.label),
-            found.gained.len().to_string(),
-        );
-        put(
-            &format!("problems lost to {}", base.label),
-            found.lost.len().to_string(),
-        );
-        put(
-            "least difference found four times in five",
-            format!("{:.1} points", 100.0 * found.detectable),
-        );
+        put(&format!("problems gained on {}", base.label), found.gained.len().to_string());
+        put(&format!("problems lost to {}", base.label), found.lost.len().to_string());
+        put("least difference found four times in five", format!("{:.1} points", 100.0 * found.detectable));
     }
     for mode in &entry.sensitivity {
         put(
             &format!("accuracy, graded by {}", mode.name),
-            format!(
-                "{} ({})",
-                percent(mode.accuracy.value),
-                range(&mode.accuracy)
-            ),
+            format!("{} ({})", percent(mode.accuracy.value), range(&mode.accuracy)),
         );
     }
     out.push_str("<div class=\"columns\">");
     out.push_str(&table(&rows));
     if results.samples > 1 {
-        let head = ["k", "pass@k", "maj@k", "mG-Pass@k"]
-            .map(String::from)
-            .to_vec();
+        let head = ["k", "pass@k", "maj@k", "mG-Pass@k"].map(String::from).to_vec();
         let cell = |curve: &[AtK], k: usize| {
             let found = curve.iter().find(|at| at.k == k);
             found.map_or(String::new(), |at| percent(at.estimate.value))
@@ -463,25 +329,13 @@ fn details(entry: &Entry, at: usize) -> String {
                 cell(&results.mg_pass, at.k),
             ]
         };
-        out.push_str(&table(
-            &std::iter::once(head)
-                .chain(results.pass.iter().map(row))
-                .collect::<Vec<_>>(),
-        ));
+        out.push_str(&table(&std::iter::once(head).chain(results.pass.iter().map(row)).collect::<Vec<_>>()));
     }
     out.push_str("</div>");
-    let sampling: Vec<String> = protocol
-        .sampling
-        .iter()
-        .map(|(name, value)| format!("{name} {value}"))
-        .collect();
+    let sampling: Vec<String> = protocol.sampling.iter().map(|(name, value)| format!("{name} {value}")).collect();
     let tokens = |tokens: &[super::Token]| -> String {
         let one = |token: &super::Token| {
-            format!(
-                "<code class=\"token\" title=\"id {}\">{}</code>",
-                token.id,
-                escape(&format!("{:?}", token.text))
-            )
+            format!("<code class=\"token\" title=\"id {}\">{}</code>", token.id, escape(&format!("{:?}", token.text)))
         };
         tokens.iter().map(one).collect::<Vec<_>>().join(" ")
     };
@@ -489,11 +343,7 @@ fn details(entry: &Entry, at: usize) -> String {
         "<p>Form: {}; worked examples: {}; {}; at most {} tokens; grader: <code>{}</code>.</p>",
         escape(&protocol.form),
         protocol.shots,
-        escape(&if sampling.is_empty() {
-            text("greedy")
-        } else {
-            sampling.join(", ")
-        }),
+        escape(&if sampling.is_empty() { text("greedy") } else { sampling.join(", ") }),
         protocol.max_tokens,
         escape(&protocol.grader)
     );
@@ -508,13 +358,9 @@ fn details(entry: &Entry, at: usize) -> String {
         ));
     }
     let open = if at == 0 { " open" } else { "" };
-    out.push_str(&format!(
-        "<details{open}><summary>How it was asked</summary>{asked}</details>"
-    ));
+    out.push_str(&format!("<details{open}><summary>How it was asked</summary>{asked}</details>"));
     if !results.refused.is_empty() {
-        let head = ["refused answer", "reference", "reason", "times"]
-            .map(String::from)
-            .to_vec();
+        let head = ["refused answer", "reference", "reason", "times"].map(String::from).to_vec();
         let row = |refused: &crate::metrics::Refused| {
             vec![
                 refused.extracted.clone(),
@@ -523,13 +369,8 @@ fn details(entry: &Entry, at: usize) -> String {
                 refused.count.to_string(),
             ]
         };
-        let rows: Vec<Vec<String>> = std::iter::once(head)
-            .chain(results.refused.iter().map(row))
-            .collect();
-        out.push_str(&format!(
-            "<details><summary>Most frequent refused answers</summary>{}</details>",
-            table(&rows)
-        ));
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(results.refused.iter().map(row)).collect();
+        out.push_str(&format!("<details><summary>Most frequent refused answers</summary>{}</details>", table(&rows)));
     }
     out + "</section>"
 }
@@ -543,11 +384,7 @@ fn sample_data(report: &Report, samples: &[Vec<Sample>]) -> Result<String> {
         total += samples.len();
         // A benchmark may not use up what the later ones need.
         let left = report.benchmarks.len()
-            - report
-                .benchmarks
-                .iter()
-                .position(|other| std::ptr::eq(other, entry))
-                .unwrap_or(0);
+            - report.benchmarks.iter().position(|other| std::ptr::eq(other, entry)).unwrap_or(0);
         let mut own = budget / left;
         for sample in samples {
             let completion = &sample.completion;
@@ -566,17 +403,12 @@ fn sample_data(report: &Report, samples: &[Vec<Sample>]) -> Result<String> {
     }
     let changes = |pick: fn(&crate::metrics::Comparison) -> &Vec<String>| -> serde_json::Value {
         let of = |entry: &Entry| {
-            (
-                entry.data.benchmark.clone(),
-                json!(entry.against.first().map(|base| pick(&base.comparison))),
-            )
+            (entry.data.benchmark.clone(), json!(entry.against.first().map(|base| pick(&base.comparison))))
         };
         serde_json::Value::Object(report.benchmarks.iter().map(of).collect())
     };
     let data = json!({ "samples": rows, "total": total, "gained": changes(|found| &found.gained), "lost": changes(|found| &found.lost) });
-    Ok(serde_json::to_string(&data)?
-        .replace("</", "<\\/")
-        .replace("<!--", "<\\u0021--"))
+    Ok(serde_json::to_string(&data)?.replace("</", "<\\/").replace("<!--", "<\\u0021--"))
 }
 
 #[cfg(test)]
@@ -585,10 +417,7 @@ mod tests {
 
     #[test]
     fn text_is_escaped_everywhere_it_can_matter() {
-        assert_eq!(
-            escape(r#"<b a="x" c='y'>&"#),
-            "&lt;b a=&quot;x&quot; c=&#39;y&#39;&gt;&amp;"
-        );
+        assert_eq!(escape(r#"<b a="x" c='y'>&"#), "&lt;b a=&quot;x&quot; c=&#39;y&#39;&gt;&amp;");
         assert_eq!(
             table(&[vec!["<i>".into()]]),
             "<div class=\"scroll\"><table><thead><tr><th>&lt;i&gt;</th></tr></thead><tbody></tbody></table></div>"

@@ -26,21 +26,13 @@ pub fn markdown(report: &Report) -> String {
     for note in &report.notes {
         out.push_str(&format!("> Note: {}\n\n", escape(note)));
     }
-    let warnings = report
-        .benchmarks
-        .iter()
-        .flat_map(|entry| entry.warnings.iter().map(move |warning| (entry, warning)));
+    let warnings =
+        report.benchmarks.iter().flat_map(|entry| entry.warnings.iter().map(move |warning| (entry, warning)));
     for (entry, warning) in warnings {
-        out.push_str(&format!(
-            "> Warning: {}: {}\n\n",
-            entry.data.benchmark,
-            escape(warning)
-        ));
+        out.push_str(&format!("> Warning: {}: {}\n\n", entry.data.benchmark, escape(warning)));
     }
     out.push_str(&rows(&accuracy_rows(report)));
-    out.push_str(
-        "\nAccuracy is avg@n, which estimates pass@1; intervals are clustered by problem.\n",
-    );
+    out.push_str("\nAccuracy is avg@n, which estimates pass@1; intervals are clustered by problem.\n");
     if let Some(overall) = &report.overall {
         out.push_str(&format!(
             "\nMean over benchmarks {} ({}), over problems {} ({}).\n",
@@ -63,43 +55,26 @@ fn section(entry: &Entry) -> String {
         "{} problems from `{}`, SHA-256 `{}`. {}\n\n",
         data.items, data.source, data.sha256, data.note
     ));
-    let sampling: Vec<String> = protocol
-        .sampling
-        .iter()
-        .map(|(name, value)| format!("{name} {value}"))
-        .collect();
+    let sampling: Vec<String> = protocol.sampling.iter().map(|(name, value)| format!("{name} {value}")).collect();
     out.push_str(&format!(
         "Asked as {} with {} worked examples; {}; at most {} tokens; graded by `{}`.\n\n",
         protocol.form,
         protocol.shots,
-        if sampling.is_empty() {
-            "greedy".to_owned()
-        } else {
-            sampling.join(", ")
-        },
+        if sampling.is_empty() { "greedy".to_owned() } else { sampling.join(", ") },
         protocol.max_tokens,
         protocol.grader
     ));
     if !protocol.rendered.is_empty() {
-        out.push_str(&format!(
-            "First prompt as the model got it:\n\n{}\n",
-            fenced(&protocol.rendered)
-        ));
+        out.push_str(&format!("First prompt as the model got it:\n\n{}\n", fenced(&protocol.rendered)));
     }
     let lengths = &results.lengths;
     out.push_str(&format!(
         "Tokens: mean {:.0}, median {:.0}, 95th centile {:.0}, longest {}. ",
         lengths.mean, lengths.median, lengths.p95, lengths.max
     ));
-    let finished = results
-        .accuracy_finished
-        .map_or("none finished".to_owned(), percent);
-    let per_right = results
-        .tokens_per_right
-        .map_or("none".to_owned(), |tokens| format!("{tokens:.0}"));
-    out.push_str(&format!(
-        "Accuracy among finished: {finished}. Tokens for a right answer: {per_right}.\n"
-    ));
+    let finished = results.accuracy_finished.map_or("none finished".to_owned(), percent);
+    let per_right = results.tokens_per_right.map_or("none".to_owned(), |tokens| format!("{tokens:.0}"));
+    out.push_str(&format!("Accuracy among finished: {finished}. Tokens for a right answer: {per_right}.\n"));
     out.push_str(&format!(
         "Truncated {}, no answer {}, unparsable {}, grader timeouts {}.\n",
         percent(results.truncated.share),
@@ -107,11 +82,7 @@ fn section(entry: &Entry) -> String {
         percent(results.unparsable.share),
         percent(results.grader_timeout.share)
     ));
-    for (name, curve) in [
-        ("pass", &results.pass),
-        ("maj", &results.majority),
-        ("mG-Pass", &results.mg_pass),
-    ] {
+    for (name, curve) in [("pass", &results.pass), ("maj", &results.majority), ("mG-Pass", &results.mg_pass)] {
         if results.samples > 1 {
             out.push_str(&format!("\n{}", at_k(name, curve)));
         }
@@ -119,24 +90,14 @@ fn section(entry: &Entry) -> String {
     if results.samples > 1 {
         let mut table = vec![row(["G-Pass", "tau", "value", "95 % interval"])];
         table.extend(results.g_pass.iter().map(|at| {
-            row([
-                &format!("@{}", at.k),
-                &at.tau.to_string(),
-                &percent(at.estimate.value),
-                &range(&at.estimate),
-            ])
+            row([&format!("@{}", at.k), &at.tau.to_string(), &percent(at.estimate.value), &range(&at.estimate)])
         }));
         out.push_str(&format!("\n{}", rows(&table)));
     }
     for (axis, groups) in &results.groups {
         let mut table = vec![row([axis, "problems", "accuracy", "95 % interval"])];
         let cells = |(name, estimate): (&String, &Estimate)| {
-            row([
-                name,
-                &estimate.problems.to_string(),
-                &percent(estimate.value),
-                &range(estimate),
-            ])
+            row([name, &estimate.problems.to_string(), &percent(estimate.value), &range(estimate)])
         };
         table.extend(groups.iter().map(cells));
         out.push_str(&format!("\n{}", rows(&table)));
@@ -172,13 +133,8 @@ fn section(entry: &Entry) -> String {
 
 fn at_k(name: &str, curve: &[AtK]) -> String {
     let mut table = vec![row([name, "value", "95 % interval"])];
-    table.extend(curve.iter().map(|at| {
-        row([
-            &format!("@{}", at.k),
-            &percent(at.estimate.value),
-            &range(&at.estimate),
-        ])
-    }));
+    table
+        .extend(curve.iter().map(|at| row([&format!("@{}", at.k), &percent(at.estimate.value), &range(&at.estimate)])));
     rows(&table)
 }
 
@@ -193,9 +149,7 @@ pub(super) fn rows(rows: &[Vec<String>]) -> String {
         let cells: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
         out.push_str(&format!("| {} |\n", cells.join(" | ")));
         if at == 0 {
-            let rule: Vec<&str> = (0..row.len())
-                .map(|column| if column == 0 { "---" } else { "---:" })
-                .collect();
+            let rule: Vec<&str> = (0..row.len()).map(|column| if column == 0 { "---" } else { "---:" }).collect();
             out.push_str(&format!("| {} |\n", rule.join(" | ")));
         }
     }
@@ -230,10 +184,7 @@ fn fenced(text: &str) -> String {
 }
 
 fn longest_run(text: &str) -> usize {
-    text.split(|letter| letter != '`')
-        .map(str::len)
-        .max()
-        .unwrap_or(0)
+    text.split(|letter| letter != '`').map(str::len).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -245,9 +196,6 @@ mod tests {
         assert_eq!(fenced("a\n```\n# b"), "````text\na\n```\n# b\n````\n");
         assert_eq!(code("a`b"), "`` a`b ``");
         assert_eq!(escape("a|b\n<c>"), "a\\|b \\<c\\>");
-        assert_eq!(
-            rows(&[row(["a", "b"]), row(["1", "2"])]),
-            "| a | b |\n| --- | ---: |\n| 1 | 2 |\n"
-        );
+        assert_eq!(rows(&[row(["a", "b"]), row(["1", "2"])]), "| a | b |\n| --- | ---: |\n| 1 | 2 |\n");
     }
 }

@@ -56,10 +56,7 @@ pub struct Summary {
 ///
 /// `seconds` and `tokens` are the report's own; set them to count a whole run. Errors: [`Error::Empty`].
 pub fn summary(report: &Report) -> Result<Summary> {
-    let entry: &Entry = report
-        .benchmarks
-        .first()
-        .ok_or_else(|| Error::Empty("the report".to_owned()))?;
+    let entry: &Entry = report.benchmarks.first().ok_or_else(|| Error::Empty("the report".to_owned()))?;
     let base = entry.against.first();
     let comparison = base.map(|base| &base.comparison);
     Ok(Summary {
@@ -83,10 +80,7 @@ fn side(results: &Results, modes: &[Mode]) -> Side {
         samples: results.samples,
         lower: results.accuracy.lower,
         upper: results.accuracy.upper,
-        lenient_accuracy: modes
-            .iter()
-            .find(|mode| mode.name == "lenient")
-            .map(|mode| mode.accuracy.value),
+        lenient_accuracy: modes.iter().find(|mode| mode.name == "lenient").map(|mode| mode.accuracy.value),
         mean_tokens: results.lengths.mean,
     }
 }

@@ -8,15 +8,8 @@ use crate::metrics::{AtK, Estimate};
 /// Width counts characters. Short rows are filled up with empty cells.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-    };
-    let widths: Vec<usize> = (0..count)
-        .map(|column| width(column).unwrap_or(0))
-        .collect();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
     let mut out = String::new();
     for (at, row) in rows.iter().enumerate() {
         let mut line = String::new();
@@ -46,11 +39,7 @@ pub(super) fn percent(share: f64) -> String {
 
 /// `67.1 to 75.2 %`.
 pub(super) fn range(estimate: &Estimate) -> String {
-    format!(
-        "{:.1} to {:.1} %",
-        100.0 * estimate.lower,
-        100.0 * estimate.upper
-    )
+    format!("{:.1} to {:.1} %", 100.0 * estimate.lower, 100.0 * estimate.upper)
 }
 
 /// The last entry, which is the one with the greatest k, when it says more than the first.
@@ -62,27 +51,15 @@ pub(super) fn greatest(curve: &[AtK]) -> Option<&AtK> {
 pub(super) fn accuracy_rows(report: &Report) -> Vec<Vec<String>> {
     let samples = report.benchmarks.iter().map(|entry| entry.results.samples);
     let is_sampled = samples.clone().any(|n| n > 1);
-    let mut head: Vec<String> = [
-        "benchmark",
-        "model",
-        "problems",
-        "samples",
-        "accuracy",
-        "95 % interval",
-    ]
-    .map(String::from)
-    .into();
+    let mut head: Vec<String> =
+        ["benchmark", "model", "problems", "samples", "accuracy", "95 % interval"].map(String::from).into();
     if is_sampled {
         head.extend(["pass@k", "maj@k"].map(String::from));
     }
     head.extend(["truncated", "no answer", "tokens"].map(String::from));
     let mut rows = vec![head];
     for entry in &report.benchmarks {
-        let models = entry
-            .against
-            .iter()
-            .rev()
-            .map(|other| (other.label.as_str(), &other.results));
+        let models = entry.against.iter().rev().map(|other| (other.label.as_str(), &other.results));
         for (label, results) in models.chain([(report.identity.label.as_str(), &entry.results)]) {
             let mut row = vec![
                 entry.data.benchmark.clone(),
@@ -94,9 +71,7 @@ pub(super) fn accuracy_rows(report: &Report) -> Vec<Vec<String>> {
             ];
             if is_sampled {
                 let at = |curve: &[AtK]| {
-                    greatest(curve).map_or(String::new(), |at| {
-                        format!("{} ({})", percent(at.estimate.value), at.k)
-                    })
+                    greatest(curve).map_or(String::new(), |at| format!("{} ({})", percent(at.estimate.value), at.k))
                 };
                 row.extend([at(&results.pass), at(&results.majority)]);
             }
@@ -115,13 +90,7 @@ pub(super) fn accuracy_rows(report: &Report) -> Vec<Vec<String>> {
 pub(super) fn sentences(report: &Report) -> Vec<String> {
     let of_entry = |entry: &Entry| {
         let sentence = |other: &super::Against| {
-            format!(
-                "{}: {}",
-                entry.data.benchmark,
-                other
-                    .comparison
-                    .sentence(&report.identity.label, &other.label)
-            )
+            format!("{}: {}", entry.data.benchmark, other.comparison.sentence(&report.identity.label, &other.label))
         };
         entry.against.iter().map(sentence).collect::<Vec<_>>()
     };
@@ -132,9 +101,8 @@ pub(super) fn sentences(report: &Report) -> Vec<String> {
 pub fn table(report: &Report) -> String {
     let mut out = columns(&accuracy_rows(report));
     if let Some(overall) = &report.overall {
-        let of = |name: &str, estimate: &Estimate| {
-            format!("{name} {} ({})\n", percent(estimate.value), range(estimate))
-        };
+        let of =
+            |name: &str, estimate: &Estimate| format!("{name} {} ({})\n", percent(estimate.value), range(estimate));
         out.push('\n');
         out.push_str(&of("mean over benchmarks:", &overall.macro_mean));
         out.push_str(&of("mean over problems:  ", &overall.micro_mean));

@@ -27,18 +27,9 @@ impl Report {
     /// `samples` holds one list for each benchmark, in the report's order; `summary` replaces the one the report
     /// gives, for a caller that counts the whole run. Each file appears whole or not at all.
     /// Errors: [`Error::File`] names the file; [`Error::NotComparable`] when the lists and benchmarks do not match.
-    pub fn write(
-        &self,
-        folder: &Path,
-        samples: &[Vec<Sample>],
-        whole_run: Option<Summary>,
-    ) -> Result<Written> {
+    pub fn write(&self, folder: &Path, samples: &[Vec<Sample>], whole_run: Option<Summary>) -> Result<Written> {
         if samples.len() != self.benchmarks.len() {
-            let message = format!(
-                "{} lists of samples for {} benchmarks",
-                samples.len(),
-                self.benchmarks.len()
-            );
+            let message = format!("{} lists of samples for {} benchmarks", samples.len(), self.benchmarks.len());
             return Err(Error::NotComparable(message));
         }
         let mut files = Vec::new();
@@ -52,15 +43,9 @@ impl Report {
             Some(summary) => summary,
             None => summary(self)?,
         };
-        let json = put(
-            "report.json".into(),
-            serde_json::to_string_pretty(self)? + "\n",
-        )?;
+        let json = put("report.json".into(), serde_json::to_string_pretty(self)? + "\n")?;
         put("report.md".into(), markdown(self))?;
-        put(
-            "summary.json".into(),
-            serde_json::to_string_pretty(&summary)? + "\n",
-        )?;
+        put("summary.json".into(), serde_json::to_string_pretty(&summary)? + "\n")?;
         for (entry, samples) in self.benchmarks.iter().zip(samples) {
             let mut lines = String::new();
             for sample in samples {
@@ -69,37 +54,19 @@ impl Report {
             }
             let name = file_name(&entry.data.benchmark);
             put(format!("samples_{name}.jsonl"), lines)?;
-            put(
-                format!("lm_eval/samples_{name}.jsonl"),
-                harness_samples(entry, samples),
-            )?;
+            put(format!("lm_eval/samples_{name}.jsonl"), harness_samples(entry, samples))?;
         }
-        put(
-            "lm_eval/results.json".into(),
-            serde_json::to_string_pretty(&harness_results(self))? + "\n",
-        )?;
+        put("lm_eval/results.json".into(), serde_json::to_string_pretty(&harness_results(self))? + "\n")?;
         let html = put("report.html".into(), html(self, samples)?)?;
-        Ok(Written {
-            folder: folder.to_owned(),
-            html,
-            json,
-            files,
-        })
+        Ok(Written { folder: folder.to_owned(), html, json, files })
     }
 
     /// Reads `report.json`, given itself or its folder.
     ///
     /// Errors: [`Error::File`], [`Error::Schema`], [`Error::Json`].
     pub fn read(path: &Path) -> Result<Self> {
-        let path = if path.is_dir() {
-            path.join("report.json")
-        } else {
-            path.to_owned()
-        };
-        let text = fs::read_to_string(&path).map_err(|source| Error::File {
-            path: path.clone(),
-            source,
-        })?;
+        let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
+        let text = fs::read_to_string(&path).map_err(|source| Error::File { path: path.clone(), source })?;
         Self::from_json(&text)
     }
 }
@@ -107,21 +74,14 @@ impl Report {
 /// A benchmark's name as part of a file's name: a generated task's may hold colons and slashes.
 fn file_name(benchmark: &str) -> String {
     let plain = |letter: char| {
-        if letter.is_ascii_alphanumeric() || "-_.".contains(letter) {
-            letter
-        } else {
-            '_'
-        }
+        if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '_' }
     };
     benchmark.chars().map(plain).collect()
 }
 
 /// Writes beside the file and renames, so that a reader sees the old text or the new.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let error = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
+    let error = |source| Error::File { path: path.to_owned(), source };
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(error)?;
     }
