@@ -12,9 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const RUN: usize = 13;
 
 /// How a problem overlaps with a training text, the strongest kind first.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
     /// The same text but for white space at the ends.
@@ -57,12 +55,7 @@ pub struct Contamination {
 
 impl Contamination {
     /// Counts hits by kind.
-    pub fn new(
-        training: impl Into<String>,
-        texts: usize,
-        hits: &[Hit],
-        removed: Vec<String>,
-    ) -> Self {
+    pub fn new(training: impl Into<String>, texts: usize, hits: &[Hit], removed: Vec<String>) -> Self {
         let count = |kind: Overlap| hits.iter().filter(|hit| hit.overlap == kind).count();
         Self {
             training: training.into(),
@@ -99,35 +92,17 @@ pub fn contamination(problems: &[&str], training: &[&str]) -> Vec<Hit> {
         .enumerate()
         .filter_map(|(problem, text)| {
             if let Some(&training) = exact.get(text.trim()) {
-                return Some(Hit {
-                    problem,
-                    training,
-                    overlap: Overlap::Exact,
-                    share: 1.0,
-                });
+                return Some(Hit { problem, training, overlap: Overlap::Exact, share: 1.0 });
             }
             let words = words(text);
             if let Some(&training) = normalised.get(&words) {
-                return Some(Hit {
-                    problem,
-                    training,
-                    overlap: Overlap::Normalised,
-                    share: 1.0,
-                });
+                return Some(Hit { problem, training, overlap: Overlap::Normalised, share: 1.0 });
             }
             let own: HashSet<u64> = hashes(&words).collect();
-            let found: Vec<usize> = own
-                .iter()
-                .filter_map(|run| runs.get(run).copied())
-                .collect();
+            let found: Vec<usize> = own.iter().filter_map(|run| runs.get(run).copied()).collect();
             let training = found.iter().copied().min()?;
             let share = found.len() as f64 / own.len() as f64;
-            Some(Hit {
-                problem,
-                training,
-                overlap: Overlap::Run,
-                share,
-            })
+            Some(Hit { problem, training, overlap: Overlap::Run, share })
         })
         .collect()
 }
@@ -162,9 +137,7 @@ fn words(text: &str) -> Vec<String> {
 fn hashes(words: &[String]) -> impl Iterator<Item = u64> {
     words.windows(RUN).map(|run| {
         let bytes = run.iter().flat_map(|word| word.bytes().chain([0]));
-        bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     })
 }
 
@@ -172,42 +145,19 @@ fn hashes(words: &[String]) -> impl Iterator<Item = u64> {
 mod tests {
     use super::*;
 
-    const LONG: &str =
-        "A farmer has seventeen sheep and all but nine of them run away across the river at night";
+    const LONG: &str = "A farmer has seventeen sheep and all but nine of them run away across the river at night";
 
     #[test]
     fn each_kind_is_found_with_its_place() {
         let training = ["What is 3+4?", LONG, "unrelated"];
-        let longer = format!(
-            "Once upon a time. {LONG}. How many are left for the farmer to count in the morning?"
-        );
-        let problems = [
-            " What is 3+4? ",
-            "what is 3 + 4",
-            "What is 3-4?",
-            &longer,
-            "new",
-        ];
+        let longer = format!("Once upon a time. {LONG}. How many are left for the farmer to count in the morning?");
+        let problems = [" What is 3+4? ", "what is 3 + 4", "What is 3-4?", &longer, "new"];
         let hits = contamination(&problems, &training);
-        let found: Vec<_> = hits
-            .iter()
-            .map(|hit| (hit.problem, hit.training, hit.overlap))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                (0, 0, Overlap::Exact),
-                (1, 0, Overlap::Normalised),
-                (3, 1, Overlap::Run)
-            ]
-        );
+        let found: Vec<_> = hits.iter().map(|hit| (hit.problem, hit.training, hit.overlap)).collect();
+        assert_eq!(found, [(0, 0, Overlap::Exact), (1, 0, Overlap::Normalised), (3, 1, Overlap::Run)]);
         // 18 common words make 6 runs; 4 words before and 14 after make 36 words and 24 runs.
         let words_in = words(&longer).len();
-        assert!(
-            (hits[2].share - 6.0 / (words_in - RUN + 1) as f64).abs() < 1e-12,
-            "{}",
-            hits[2].share
-        );
+        assert!((hits[2].share - 6.0 / (words_in - RUN + 1) as f64).abs() < 1e-12, "{}", hits[2].share);
     }
 
     #[test]

@@ -52,9 +52,7 @@ pub enum Error {
         found: usize,
     },
     /// A metric needs more samples a problem than there are.
-    #[error(
-        "k = {k} needs at least {k} samples a problem, there are {n}: raise the number of samples or lower k"
-    )]
+    #[error("k = {k} needs at least {k} samples a problem, there are {n}: raise the number of samples or lower k")]
     TooFewSamples {
         /// The k asked for.
         k: usize,
@@ -68,9 +66,7 @@ pub enum Error {
     #[error("{0} is not finite")]
     NonFinite(String),
     /// A report written by another version of this tool.
-    #[error(
-        "report has schema `{found}`, this version reads `{expected}`: write it again with this version"
-    )]
+    #[error("report has schema `{found}`, this version reads `{expected}`: write it again with this version")]
     Schema {
         /// The schema named in the file.
         found: String,

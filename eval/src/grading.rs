@@ -1,8 +1,11 @@
 //! What evaluation asks of a grader: a verdict on one completion, and whether two answers are the same.
 //!
-//! The graders themselves live in the rewards crate, so that training and evaluation judge alike; this
-//! module holds only the shape in which evaluation receives their verdicts.
+//! The grader itself lives in the rewards crate, so that training and evaluation judge alike; here are the
+//! shape in which evaluation receives verdicts, and the grader and its peers' modes in that shape.
 
+use candlewick_rewards::math::compat::{self, Mode};
+use candlewick_rewards::math::extract::{Extract, Extraction};
+use candlewick_rewards::math::{self, GradeConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,5 +50,153 @@ pub trait Grade: Send + Sync {
     /// Version and settings, in a form that tells two configurations apart.
     fn settings(&self) -> String {
         String::new()
+    }
+}
+
+/// The rewards crate's grader under one configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MathGrader {
+    /// Name in reports.
+    pub name: String,
+    /// How it extracts and compares.
+    pub config: GradeConfig,
+}
+
+impl MathGrader {
+    /// The grader as it judges by default, named `math`.
+    pub fn new(config: GradeConfig) -> Self {
+        Self { name: "math".to_owned(), config }
+    }
+
+    /// The most lenient extraction, named `lenient`: the last number of the text, wherever it stands. Beside the
+    /// primary accuracy it tells learning the answer's form from learning the answer.
+    pub fn lenient(config: GradeConfig) -> Self {
+        let extraction = Extraction { mode: Extract::LastNumber, ..config.extraction.clone() };
+        Self { name: "lenient".to_owned(), config: GradeConfig { extraction, ..config } }
+    }
+}
+
+impl Grade for MathGrader {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn grade(&self, item: &Item, completion: &str) -> Verdict {
+        let relative = relative_tolerance(item);
+        let config = match relative {
+            None => std::borrow::Cow::Borrowed(&self.config),
+            Some(tolerance) => {
+                let mut config = self.config.clone();
+                config.policy.rel_tol = Some(tolerance);
+                std::borrow::Cow::Owned(config)
+            }
+        };
+        let verdict = math::grade(&item.answer, completion, &config);
+        Verdict {
+            correct: verdict.correct,
+            extracted: verdict.extracted,
+            reason: verdict.reason.map_or_else(String::new, |reason| word(&reason)),
+            method: word(&verdict.method),
+            flags: verdict.flags.iter().map(word).collect(),
+        }
+    }
+
+    fn equivalent(&self, a: &str, b: &str) -> bool {
+        math::equivalent(a, b, &self.config)
+    }
+
+    fn settings(&self) -> String {
+        serde_json::to_string(&self.config).expect("a plain struct serialises")
+    }
+}
+
+/// An item's absolute tolerance as a share of its reference, which is what the grader knows; `None` without
+/// one, or when the reference is no plain number other than zero.
+fn relative_tolerance(item: &Item) -> Option<f64> {
+    let size = item.answer.trim().parse::<f64>().ok()?.abs();
+    item.tolerance.map(|tolerance| tolerance / size).filter(|relative| relative.is_finite())
+}
+
+/// An enum's name as it is written in reports.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// Another tool's way of grading, for comparison with published numbers.
+///
+/// Its verdicts hold no extracted answer; [`Grade::equivalent`] is string equality, so it is not for maj@k.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerGrader {
+    name: String,
+    mode: Mode,
+    config: GradeConfig,
+}
+
+impl PeerGrader {
+    /// That mode; named as it is written in a configuration (`gsm8k_strict`, `math_verify`, ...).
+    pub fn new(mode: Mode, config: GradeConfig) -> Self {
+        Self { name: word(&mode), mode, config }
+    }
+}
+
+impl Grade for PeerGrader {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn grade(&self, item: &Item, completion: &str) -> Verdict {
+        let correct = compat::is_correct(self.mode, &item.answer, completion, &self.config);
+        let reason = if correct { String::new() } else { "different".to_owned() };
+        Verdict { correct, extracted: None, reason, method: self.name.clone(), flags: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(answer: &str, tolerance: Option<f64>) -> Item {
+        Item {
+            id: "0".into(),
+            problem: "p".into(),
+            answer: answer.into(),
+            solution: None,
+            groups: Default::default(),
+            tolerance,
+        }
+    }
+
+    #[test]
+    fn verdicts_carry_the_grader_s_own_words() {
+        let grader = MathGrader::new(GradeConfig::default());
+        let right = grader.grade(&item("1/2", None), r"so \boxed{\frac{1}{2}}");
+        assert!(right.correct && right.reason.is_empty(), "{right:?}");
+        let silent = grader.grade(&item("1/2", None), "");
+        assert_eq!((silent.correct, silent.reason.as_str()), (false, NO_ANSWER));
+        assert_eq!(grader.grade(&item("2", None), r"\boxed{3}").reason, "different");
+        assert!(grader.equivalent("0.5", r"\frac12") && !grader.equivalent("1", "2"));
+        assert!(grader.settings().contains("extraction"));
+    }
+
+    #[test]
+    fn the_item_s_tolerance_is_absolute() {
+        let grader = MathGrader::new(GradeConfig::default());
+        assert!(grader.grade(&item("4.2", Some(0.1)), r"\boxed{4.25}").correct);
+        assert!(!grader.grade(&item("4.2", Some(0.1)), r"\boxed{4.4}").correct);
+        assert!(!grader.grade(&item("4.2", None), r"\boxed{4.25}").correct);
+    }
+
+    #[test]
+    fn peers_and_lenient_extraction_differ_from_the_primary() {
+        let config = GradeConfig::default();
+        let text = r"\boxed{5}, and then 7";
+        assert!(MathGrader::lenient(config.clone()).grade(&item("7", None), text).correct);
+        assert!(!MathGrader::new(config.clone()).grade(&item("7", None), text).correct);
+        let strict = PeerGrader::new(Mode::Gsm8kStrict, config);
+        assert_eq!(strict.name(), "gsm8k_strict");
+        assert!(strict.grade(&item("7", None), "#### 7").correct && !strict.grade(&item("7", None), text).correct);
     }
 }

@@ -74,15 +74,9 @@ pub fn grade(
         .map(|completion| {
             let item = by_id
                 .get(completion.item.as_str())
-                .ok_or_else(|| Error::UnknownItem {
-                    id: completion.item.clone(),
-                })?;
+                .ok_or_else(|| Error::UnknownItem { id: completion.item.clone() })?;
             let verdict = benchmark.grade(grader, item, &completion.text);
-            Ok(Sample {
-                verdict,
-                answer: item.answer.clone(),
-                completion,
-            })
+            Ok(Sample { verdict, answer: item.answer.clone(), completion })
         })
         .collect()
 }

@@ -38,33 +38,17 @@ pub fn sensitivity(
     n: usize,
     graders: &[&dyn Grade],
 ) -> Result<Vec<Mode>> {
-    let settings = Settings {
-        samples: n,
-        ks: Vec::new(),
-        taus: Vec::new(),
-        seed: 0,
-    };
+    let settings = Settings { samples: n, ks: Vec::new(), taus: Vec::new(), seed: 0 };
     let mut primary: Option<Vec<bool>> = None;
     let mut modes = Vec::new();
     for grader in graders {
-        let completions = samples
-            .iter()
-            .map(|sample| sample.completion.clone())
-            .collect();
+        let completions = samples.iter().map(|sample| sample.completion.clone()).collect();
         let graded = grade(benchmark, *grader, items, completions)?;
         let accuracy = summarise(items, &graded, *grader, &settings)?.accuracy;
-        let right: Vec<bool> = graded
-            .par_iter()
-            .map(|sample| sample.verdict.correct)
-            .collect();
+        let right: Vec<bool> = graded.par_iter().map(|sample| sample.verdict.correct).collect();
         let first = primary.get_or_insert_with(|| right.clone());
-        let differ = |now: bool| {
-            first
-                .iter()
-                .zip(&right)
-                .filter(|(before, after)| before != after && **after == now)
-                .count()
-        };
+        let differ =
+            |now: bool| first.iter().zip(&right).filter(|(before, after)| before != after && **after == now).count();
         modes.push(Mode {
             name: grader.name().to_owned(),
             accuracy,
@@ -80,11 +64,7 @@ pub fn spread(modes: &[Mode]) -> f64 {
     let values = modes.iter().map(|mode| mode.accuracy.value);
     let greatest = values.clone().fold(f64::NEG_INFINITY, f64::max);
     let least = values.fold(f64::INFINITY, f64::min);
-    if modes.len() < 2 {
-        0.0
-    } else {
-        greatest - least
-    }
+    if modes.len() < 2 { 0.0 } else { greatest - least }
 }
 
 #[cfg(test)]
@@ -104,20 +84,9 @@ mod tests {
         }
 
         fn grade(&self, item: &Item, completion: &str) -> Verdict {
-            let correct =
-                completion.ends_with(&item.answer) || self.0 && completion.contains(&item.answer);
-            let reason = if correct {
-                String::new()
-            } else {
-                "different".into()
-            };
-            Verdict {
-                correct,
-                extracted: Some(completion.into()),
-                reason,
-                method: "text".into(),
-                flags: vec![],
-            }
+            let correct = completion.ends_with(&item.answer) || self.0 && completion.contains(&item.answer);
+            let reason = if correct { String::new() } else { "different".into() };
+            Verdict { correct, extracted: Some(completion.into()), reason, method: "text".into(), flags: vec![] }
         }
     }
 
@@ -125,10 +94,7 @@ mod tests {
     fn a_lenient_grader_shows_its_gain() {
         let benchmark = Jsonl::new("sums");
         let items = benchmark
-            .problems(&[
-                json!({"problem": "1+1", "answer": "2"}),
-                json!({"problem": "2+2", "answer": "4"}),
-            ])
+            .problems(&[json!({"problem": "1+1", "answer": "2"}), json!({"problem": "2+2", "answer": "4"})])
             .unwrap()
             .items;
         let completion = |id: &str, text: &str| Completion {
@@ -142,18 +108,8 @@ mod tests {
         };
         let completions = vec![completion("0", "it is 2"), completion("1", "4 it is")];
         let samples = grade(&benchmark, &Ends(false), &items, completions).unwrap();
-        let modes = sensitivity(
-            &benchmark,
-            &items,
-            &samples,
-            1,
-            &[&Ends(false), &Ends(true)],
-        )
-        .unwrap();
-        assert_eq!(
-            (modes[0].accuracy.value, modes[1].accuracy.value),
-            (0.5, 1.0)
-        );
+        let modes = sensitivity(&benchmark, &items, &samples, 1, &[&Ends(false), &Ends(true)]).unwrap();
+        assert_eq!((modes[0].accuracy.value, modes[1].accuracy.value), (0.5, 1.0));
         assert_eq!((modes[1].accepts_more, modes[1].refuses_more), (1, 0));
         assert_eq!(spread(&modes), 0.5);
         assert_eq!(spread(&modes[..1]), 0.0);

@@ -38,9 +38,7 @@ pub(super) fn item(record: &Record<'_>) -> Result<Item> {
         .parse::<u32>()
         .ok()
         .filter(|value| *value <= 999)
-        .ok_or_else(|| {
-            record.error(format!("answer `{answer}` is not an integer from 0 to 999"))
-        })?;
+        .ok_or_else(|| record.error(format!("answer `{answer}` is not an integer from 0 to 999")))?;
     Ok(Item {
         id: record.id(&["id", "ID"])?,
         problem: record.text(&["problem", "Problem", "question"])?,
@@ -58,17 +56,9 @@ mod tests {
 
     #[test]
     fn leading_zeros_go_and_other_answers_are_refused() {
-        let item = Aime24
-            .item(&json!({"id": 60, "problem": "p", "answer": "073"}), 0)
-            .unwrap();
+        let item = Aime24.item(&json!({"id": 60, "problem": "p", "answer": "073"}), 0).unwrap();
         assert_eq!((item.answer.as_str(), item.id.as_str()), ("73", "60"));
-        let error = Aime24
-            .item(&json!({"problem": "p", "answer": "1000"}), 0)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "aime24, record 1: answer `1000` is not an integer from 0 to 999"
-        );
+        let error = Aime24.item(&json!({"problem": "p", "answer": "1000"}), 0).unwrap_err().to_string();
+        assert_eq!(error, "aime24, record 1: answer `1000` is not an integer from 0 to 999");
     }
 }

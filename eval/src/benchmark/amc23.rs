@@ -51,13 +51,7 @@ mod tests {
     #[test]
     fn a_whole_float_is_an_integer_as_number_and_as_text() {
         for answer in [json!(27.0), json!("27.0"), json!("27")] {
-            assert_eq!(
-                Amc23
-                    .item(&json!({"question": "p", "answer": answer}), 0)
-                    .unwrap()
-                    .answer,
-                "27"
-            );
+            assert_eq!(Amc23.item(&json!({"question": "p", "answer": answer}), 0).unwrap().answer, "27");
         }
     }
 }

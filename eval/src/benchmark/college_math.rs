@@ -31,9 +31,7 @@ impl Benchmark for CollegeMath {
 
     fn item(&self, record: &Value, index: usize) -> Result<Item> {
         let record = Record::new(self.name(), record, index);
-        let book = record
-            .optional(&["data_source"])?
-            .map(|book| book.trim_start_matches("college_math.").to_owned());
+        let book = record.optional(&["data_source"])?.map(|book| book.trim_start_matches("college_math.").to_owned());
         let number = record.optional(&["question_number"])?;
         let id = match (&book, number) {
             (Some(book), Some(number)) => format!("{book}/{number}/{index}"),
@@ -41,10 +39,7 @@ impl Benchmark for CollegeMath {
         };
         let mut groups = BTreeMap::new();
         if let Some(topic) = record.optional(&["data_topic"])? {
-            groups.insert(
-                "subject".to_owned(),
-                topic.trim_start_matches("college_math.").to_owned(),
-            );
+            groups.insert("subject".to_owned(), topic.trim_start_matches("college_math.").to_owned());
         }
         Ok(Item {
             id,

@@ -13,19 +13,11 @@ pub(super) struct Record<'a> {
 
 impl<'a> Record<'a> {
     pub(super) fn new(benchmark: &'a str, value: &'a Value, index: usize) -> Self {
-        Self {
-            benchmark,
-            index,
-            value,
-        }
+        Self { benchmark, index, value }
     }
 
     pub(super) fn error(&self, what: impl Into<String>) -> Error {
-        Error::Record {
-            benchmark: self.benchmark.to_owned(),
-            line: self.index + 1,
-            what: what.into(),
-        }
+        Error::Record { benchmark: self.benchmark.to_owned(), line: self.index + 1, what: what.into() }
     }
 
     /// Text of the first of `names` that is present and not null; numbers are written as they are read.
@@ -44,10 +36,7 @@ impl<'a> Record<'a> {
     pub(super) fn text(&self, names: &[&str]) -> Result<String> {
         match self.optional(names)? {
             Some(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-            Some(_) => Err(self.error(format!(
-                "field `{}` is empty",
-                self.find(names).map_or("", |(name, _)| name)
-            ))),
+            Some(_) => Err(self.error(format!("field `{}` is empty", self.find(names).map_or("", |(name, _)| name)))),
             None => Err(self.error(format!("no field {}", choices(names)))),
         }
     }
@@ -66,9 +55,7 @@ impl<'a> Record<'a> {
             .map(|value| match value {
                 Value::String(text) => Ok(text.trim().to_owned()),
                 Value::Number(number) => Ok(plain(number)),
-                _ => Err(self.error(format!(
-                    "field `{name}` holds something that is neither text nor a number"
-                ))),
+                _ => Err(self.error(format!("field `{name}` holds something that is neither text nor a number"))),
             })
             .collect::<Result<Vec<_>>>()?;
         if texts.iter().all(String::is_empty) {
@@ -78,10 +65,7 @@ impl<'a> Record<'a> {
     }
 
     pub(super) fn flag(&self, name: &str) -> bool {
-        self.value
-            .get(name)
-            .and_then(Value::as_bool)
-            .unwrap_or(false)
+        self.value.get(name).and_then(Value::as_bool).unwrap_or(false)
     }
 
     fn find<'n>(&self, names: &[&'n str]) -> Option<(&'n str, &'a Value)> {
@@ -93,10 +77,7 @@ impl<'a> Record<'a> {
 
     /// The record's own id under one of `names`, else its place.
     pub(super) fn id(&self, names: &[&str]) -> Result<String> {
-        Ok(self
-            .optional(names)?
-            .filter(|id| !id.trim().is_empty())
-            .unwrap_or_else(|| self.index.to_string()))
+        Ok(self.optional(names)?.filter(|id| !id.trim().is_empty()).unwrap_or_else(|| self.index.to_string()))
     }
 }
 
@@ -111,11 +92,7 @@ fn plain(number: &serde_json::Number) -> String {
 }
 
 fn choices(names: &[&str]) -> String {
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(" or ")
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
 }
 
 /// Content of the last `\boxed{...}` or `\fbox{...}` with balanced braces, escaped braces not counted.
@@ -124,9 +101,7 @@ fn choices(names: &[&str]) -> String {
 pub(super) fn last_boxed(text: &str) -> Option<&str> {
     let (mut at, mut end) = (None, text.len());
     while at.is_none() {
-        let start = text[..end]
-            .rfind("\\boxed")
-            .max(text[..end].rfind("\\fbox"))?;
+        let start = text[..end].rfind("\\boxed").max(text[..end].rfind("\\fbox"))?;
         at = braced(&text[start..]);
         end = start;
     }
@@ -134,13 +109,8 @@ pub(super) fn last_boxed(text: &str) -> Option<&str> {
 }
 
 fn braced(text: &str) -> Option<&str> {
-    let command = text
-        .strip_prefix("\\boxed")
-        .or_else(|| text.strip_prefix("\\fbox"))?;
-    let text = command
-        .trim_start()
-        .strip_prefix('{')
-        .map(|_| command.trim_start())?;
+    let command = text.strip_prefix("\\boxed").or_else(|| text.strip_prefix("\\fbox"))?;
+    let text = command.trim_start().strip_prefix('{').map(|_| command.trim_start())?;
     let (mut depth, mut escaped) = (0usize, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
@@ -166,10 +136,7 @@ mod tests {
 
     #[test]
     fn the_last_balanced_box_is_read() {
-        assert_eq!(
-            last_boxed(r"so \boxed{3}, or \boxed{\frac{14}{3}}."),
-            Some(r"\frac{14}{3}")
-        );
+        assert_eq!(last_boxed(r"so \boxed{3}, or \boxed{\frac{14}{3}}."), Some(r"\frac{14}{3}"));
         assert_eq!(last_boxed(r"\boxed{\{1,2\}}"), Some(r"\{1,2\}"));
         assert_eq!(last_boxed(r"\boxed{7} and \boxed{unclosed"), Some("7"));
         assert_eq!(last_boxed(r"\boxed {5}"), Some("5"));
@@ -186,10 +153,7 @@ mod tests {
         let missing = record.text(&["answer", "final"]).unwrap_err().to_string();
         assert_eq!(missing, "gsm8k, record 5: no field `answer` or `final`");
         let wrong = record.text(&["n"]).unwrap_err().to_string();
-        assert_eq!(
-            wrong,
-            "gsm8k, record 5: field `n` is neither text nor a number"
-        );
+        assert_eq!(wrong, "gsm8k, record 5: field `n` is neither text nor a number");
     }
 
     #[test]

@@ -23,10 +23,7 @@ impl Gsm8k {
     /// Errors: as [`Benchmark::item`].
     pub fn shot(&self, record: &Value, index: usize) -> Result<Shot> {
         let record = Record::new(self.name(), record, index);
-        Ok(Shot {
-            problem: record.text(&["question"])?,
-            solution: record.text(&["answer"])?,
-        })
+        Ok(Shot { problem: record.text(&["question"])?, solution: record.text(&["answer"])? })
     }
 }
 
@@ -48,9 +45,8 @@ impl Benchmark for Gsm8k {
     fn item(&self, record: &Value, index: usize) -> Result<Item> {
         let record = Record::new(self.name(), record, index);
         let whole = record.text(&["answer"])?;
-        let (solution, answer) = whole
-            .rsplit_once("####")
-            .ok_or_else(|| record.error("field `answer` has no line `#### answer`"))?;
+        let (solution, answer) =
+            whole.rsplit_once("####").ok_or_else(|| record.error("field `answer` has no line `#### answer`"))?;
         let answer = answer.trim().replace(',', "");
         if answer.is_empty() {
             return Err(record.error("nothing follows `####` in field `answer`"));
@@ -103,13 +99,7 @@ mod tests {
 
     #[test]
     fn a_record_without_hashes_is_refused_by_number() {
-        let error = Gsm8k
-            .item(&json!({"question": "q", "answer": "18"}), 6)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "gsm8k, record 7: field `answer` has no line `#### answer`"
-        );
+        let error = Gsm8k.item(&json!({"question": "q", "answer": "18"}), 6).unwrap_err().to_string();
+        assert_eq!(error, "gsm8k, record 7: field `answer` has no line `#### answer`");
     }
 }

@@ -28,12 +28,7 @@ pub struct Jsonl {
 impl Jsonl {
     /// Records under their usual field names.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            problem: None,
-            answer: None,
-            is_verbatim: false,
-        }
+        Self { name: name.into(), problem: None, answer: None, is_verbatim: false }
     }
 }
 
@@ -43,13 +38,7 @@ impl Benchmark for Jsonl {
     }
 
     fn source(&self) -> Source {
-        Source {
-            dataset: None,
-            configs: &[],
-            splits: &[],
-            items: None,
-            note: "own records",
-        }
+        Source { dataset: None, configs: &[], splits: &[], items: None, note: "own records" }
     }
 
     fn item(&self, record: &Value, index: usize) -> Result<Item> {
@@ -101,54 +90,21 @@ mod tests {
     #[test]
     fn usual_and_named_fields_are_read() {
         let benchmark = Jsonl::new("mine");
-        let item = benchmark
-            .item(
-                &json!({"question": "q", "answer": "so\n#### 5", "level": 2}),
-                0,
-            )
-            .unwrap();
-        assert_eq!(
-            (item.answer.as_str(), item.groups["level"].as_str()),
-            ("5", "2")
-        );
-        let boxed = benchmark
-            .item(&json!({"prompt": "q", "solution": r"thus \boxed{x+1}"}), 0)
-            .unwrap();
+        let item = benchmark.item(&json!({"question": "q", "answer": "so\n#### 5", "level": 2}), 0).unwrap();
+        assert_eq!((item.answer.as_str(), item.groups["level"].as_str()), ("5", "2"));
+        let boxed = benchmark.item(&json!({"prompt": "q", "solution": r"thus \boxed{x+1}"}), 0).unwrap();
         assert_eq!(boxed.answer, "x+1");
-        let named = Jsonl {
-            problem: Some("ask".into()),
-            answer: Some("gold".into()),
-            ..benchmark.clone()
-        };
-        assert_eq!(
-            named
-                .item(&json!({"ask": "q", "gold": 3}), 0)
-                .unwrap()
-                .answer,
-            "3"
-        );
-        let error = benchmark
-            .item(&json!({"question": "q"}), 8)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("mine, record 9: no field `answer`"),
-            "{error}"
-        );
+        let named = Jsonl { problem: Some("ask".into()), answer: Some("gold".into()), ..benchmark.clone() };
+        assert_eq!(named.item(&json!({"ask": "q", "gold": 3}), 0).unwrap().answer, "3");
+        let error = benchmark.item(&json!({"question": "q"}), 8).unwrap_err().to_string();
+        assert!(error.starts_with("mine, record 9: no field `answer`"), "{error}");
     }
 
     #[test]
     fn a_verbatim_problem_is_asked_without_instruction() {
-        let benchmark = Jsonl {
-            is_verbatim: true,
-            ..Jsonl::new("generated")
-        };
-        let item = benchmark
-            .item(&json!({"problem": "3+4=", "answer": "7"}), 0)
-            .unwrap();
-        let Prompt::Chat(messages) = benchmark.prompt(&item, &Ask::default()) else {
-            panic!("not a chat")
-        };
+        let benchmark = Jsonl { is_verbatim: true, ..Jsonl::new("generated") };
+        let item = benchmark.item(&json!({"problem": "3+4=", "answer": "7"}), 0).unwrap();
+        let Prompt::Chat(messages) = benchmark.prompt(&item, &Ask::default()) else { panic!("not a chat") };
         assert_eq!(messages[0].content, "3+4=");
     }
 }

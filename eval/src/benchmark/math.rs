@@ -46,17 +46,12 @@ impl Benchmark for Math {
 pub(super) fn item(benchmark: &str, record: &Value, index: usize) -> Result<Item> {
     let record = Record::new(benchmark, record, index);
     let solution = record.optional(&["solution"])?;
-    let answer = match record
-        .optional(&["answer"])?
-        .filter(|answer| !answer.trim().is_empty())
-    {
+    let answer = match record.optional(&["answer"])?.filter(|answer| !answer.trim().is_empty()) {
         Some(answer) => answer.trim().to_owned(),
         None => solution
             .as_deref()
             .and_then(last_boxed)
-            .ok_or_else(|| {
-                record.error("no field `answer`, and no `\\boxed{}` in field `solution`")
-            })?
+            .ok_or_else(|| record.error("no field `answer`, and no `\\boxed{}` in field `solution`"))?
             .to_owned(),
     };
     let mut groups = BTreeMap::new();
@@ -84,23 +79,12 @@ mod tests {
 
     #[test]
     fn the_answer_is_the_last_box() {
-        let record = json!({"problem": "p", "level": "Level 5", "type": "Algebra", "solution": r"thus $\boxed{\frac12}$."});
+        let record =
+            json!({"problem": "p", "level": "Level 5", "type": "Algebra", "solution": r"thus $\boxed{\frac12}$."});
         let item = Math.item(&record, 0).unwrap();
         assert_eq!(item.answer, r"\frac12");
-        assert_eq!(
-            (
-                item.groups["level"].as_str(),
-                item.groups["subject"].as_str()
-            ),
-            ("5", "Algebra")
-        );
-        let error = Math
-            .item(&json!({"problem": "p", "solution": "42"}), 1)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            r"math, record 2: no field `answer`, and no `\boxed{}` in field `solution`"
-        );
+        assert_eq!((item.groups["level"].as_str(), item.groups["subject"].as_str()), ("5", "Algebra"));
+        let error = Math.item(&json!({"problem": "p", "solution": "42"}), 1).unwrap_err().to_string();
+        assert_eq!(error, r"math, record 2: no field `answer`, and no `\boxed{}` in field `solution`");
     }
 }

@@ -38,9 +38,6 @@ mod tests {
     fn a_numeric_level_reads_as_in_math() {
         let record = json!({"problem": "p", "solution": "s", "answer": "7", "subject": "Geometry", "level": 2, "unique_id": "test/geometry/1.json"});
         let item = Math500.item(&record, 0).unwrap();
-        assert_eq!(
-            (item.id.as_str(), item.groups["level"].as_str()),
-            ("test/geometry/1.json", "2")
-        );
+        assert_eq!((item.id.as_str(), item.groups["level"].as_str()), ("test/geometry/1.json", "2"));
     }
 }

@@ -38,9 +38,7 @@ mod tests {
 
     #[test]
     fn both_layouts_are_read() {
-        let hub = Minerva
-            .item(&json!({"question": "q", "answer": "4.5e33"}), 0)
-            .unwrap();
+        let hub = Minerva.item(&json!({"question": "q", "answer": "4.5e33"}), 0).unwrap();
         assert_eq!(hub.answer, "4.5e33");
         let file = json!({"problem": "q", "solution": r"so \boxed{4.5e33} erg", "type": "Astronomy", "idx": 3});
         let file = Minerva.item(&file, 0).unwrap();

@@ -120,18 +120,12 @@ pub trait Benchmark: Send + Sync {
         if records.is_empty() {
             return Err(Error::Empty(self.name().to_owned()));
         }
-        let items = records
-            .iter()
-            .enumerate()
-            .map(|(index, record)| self.item(record, index))
-            .collect::<Result<Vec<_>>>()?;
+        let items =
+            records.iter().enumerate().map(|(index, record)| self.item(record, index)).collect::<Result<Vec<_>>>()?;
         let mut seen = HashSet::new();
         for item in &items {
             if !seen.insert(item.id.as_str()) {
-                return Err(Error::DuplicateId {
-                    benchmark: self.name().to_owned(),
-                    id: item.id.clone(),
-                });
+                return Err(Error::DuplicateId { benchmark: self.name().to_owned(), id: item.id.clone() });
             }
         }
         let sha256 = sha256(&items);
@@ -151,11 +145,7 @@ pub fn sha256(items: &[Item]) -> String {
             digest.update(field.as_bytes());
         }
     }
-    digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Every benchmark with a Hub dataset of its own, in the order in which reports list them.
@@ -179,15 +169,8 @@ pub fn all() -> Vec<Box<dyn Benchmark>> {
 /// Errors: [`Error::UnknownBenchmark`] lists the names there are.
 pub fn named(name: &str) -> Result<Box<dyn Benchmark>> {
     let all = all();
-    let known = all
-        .iter()
-        .map(|benchmark| benchmark.name())
-        .collect::<Vec<_>>()
-        .join(", ");
+    let known = all.iter().map(|benchmark| benchmark.name()).collect::<Vec<_>>().join(", ");
     all.into_iter()
         .find(|benchmark| benchmark.name() == name)
-        .ok_or_else(|| Error::UnknownBenchmark {
-            name: name.to_owned(),
-            known,
-        })
+        .ok_or_else(|| Error::UnknownBenchmark { name: name.to_owned(), known })
 }

@@ -35,10 +35,7 @@ impl Benchmark for OlympiadBench {
     fn item(&self, record: &Value, index: usize) -> Result<Item> {
         let record = Record::new(self.name(), record, index);
         let question = record.text(&["question"])?;
-        let problem = match record
-            .optional(&["context"])?
-            .filter(|context| !context.trim().is_empty())
-        {
+        let problem = match record.optional(&["context"])?.filter(|context| !context.trim().is_empty()) {
             Some(context) => format!("{}\n\n{question}", context.trim()),
             None => question,
         };
@@ -58,10 +55,7 @@ impl Benchmark for OlympiadBench {
             id: record.id(&["id"])?,
             problem,
             answer: answers.join(", "),
-            solution: record
-                .texts(&["solution"])
-                .ok()
-                .map(|parts| parts.join("\n\n")),
+            solution: record.texts(&["solution"]).ok().map(|parts| parts.join("\n\n")),
             groups,
             tolerance: tolerance(&record)?,
         })
@@ -93,17 +87,8 @@ mod tests {
             "error": "1e-1", "subfield": "Algebra", "answer_type": "Numerical", "solution": ["a", "b"]});
         let item = OlympiadBench.item(&record, 0).unwrap();
         assert_eq!((item.id.as_str(), item.answer.as_str()), ("7", "1, -2"));
-        assert_eq!(
-            (item.tolerance, item.groups["answers"].as_str()),
-            (Some(0.1), "several")
-        );
+        assert_eq!((item.tolerance, item.groups["answers"].as_str()), (Some(0.1), "several"));
         let bad = json!({"id": 7, "question": "q", "final_answer": [], "error": null});
-        assert!(
-            OlympiadBench
-                .item(&bad, 0)
-                .unwrap_err()
-                .to_string()
-                .contains("`final_answer` is empty")
-        );
+        assert!(OlympiadBench.item(&bad, 0).unwrap_err().to_string().contains("`final_answer` is empty"));
     }
 }

@@ -106,13 +106,7 @@ pub const WORDINGS: [&str; 6] = [
 pub(super) fn boxed(item: &Item, ask: &Ask, own: &[Shot]) -> Prompt {
     match ask.form {
         Form::Chat => chat(item, ask),
-        Form::Base => blocks(
-            item,
-            ask.shots.as_deref().unwrap_or(own),
-            "Problem:\n",
-            "\n\nSolution:",
-            "\nProblem:",
-        ),
+        Form::Base => blocks(item, ask.shots.as_deref().unwrap_or(own), "Problem:\n", "\n\nSolution:", "\nProblem:"),
     }
 }
 
@@ -120,13 +114,7 @@ pub(super) fn boxed(item: &Item, ask: &Ask, own: &[Shot]) -> Prompt {
 pub(super) fn question_answer(item: &Item, ask: &Ask, own: &[Shot]) -> Prompt {
     match ask.form {
         Form::Chat => chat(item, ask),
-        Form::Base => blocks(
-            item,
-            ask.shots.as_deref().unwrap_or(own),
-            "Question: ",
-            "\nAnswer:",
-            "\nQuestion:",
-        ),
+        Form::Base => blocks(item, ask.shots.as_deref().unwrap_or(own), "Question: ", "\nAnswer:", "\nQuestion:"),
     }
 }
 
@@ -136,14 +124,9 @@ pub(super) fn verbatim(item: &Item, ask: &Ask) -> Prompt {
         Form::Chat => turns(item, ask, str::to_owned),
         Form::Base => {
             let shots = ask.shots.iter().flatten();
-            let mut text: String = shots
-                .map(|shot| format!("{} {}\n\n", shot.problem, shot.solution))
-                .collect();
+            let mut text: String = shots.map(|shot| format!("{} {}\n\n", shot.problem, shot.solution)).collect();
             text.push_str(&item.problem);
-            Prompt::Text {
-                text,
-                stop: Vec::new(),
-            }
+            Prompt::Text { text, stop: Vec::new() }
         }
     }
 }
@@ -154,23 +137,14 @@ fn chat(item: &Item, ask: &Ask) -> Prompt {
 }
 
 fn turns(item: &Item, ask: &Ask, word: impl Fn(&str) -> String) -> Prompt {
-    let user = |problem: &str| Message {
-        role: Role::User,
-        content: word(problem),
-    };
+    let user = |problem: &str| Message { role: Role::User, content: word(problem) };
     let mut messages = Vec::new();
     if let Some(system) = &ask.system {
-        messages.push(Message {
-            role: Role::System,
-            content: system.clone(),
-        });
+        messages.push(Message { role: Role::System, content: system.clone() });
     }
     for shot in ask.shots.iter().flatten() {
         messages.push(user(&shot.problem));
-        messages.push(Message {
-            role: Role::Assistant,
-            content: shot.solution.clone(),
-        });
+        messages.push(Message { role: Role::Assistant, content: shot.solution.clone() });
     }
     messages.push(user(&item.problem));
     Prompt::Chat(messages)
@@ -179,25 +153,16 @@ fn turns(item: &Item, ask: &Ask, word: impl Fn(&str) -> String) -> Prompt {
 fn blocks(item: &Item, shots: &[Shot], before: &str, between: &str, stop: &str) -> Prompt {
     let mut text = String::new();
     for shot in shots {
-        text.push_str(&format!(
-            "{before}{}{between} {}\n\n",
-            shot.problem, shot.solution
-        ));
+        text.push_str(&format!("{before}{}{between} {}\n\n", shot.problem, shot.solution));
     }
     text.push_str(&format!("{before}{}{between}", item.problem));
-    Prompt::Text {
-        text,
-        stop: vec![stop.to_owned()],
-    }
+    Prompt::Text { text, stop: vec![stop.to_owned()] }
 }
 
 fn shots(pairs: &[(&str, &str)]) -> Vec<Shot> {
     pairs
         .iter()
-        .map(|(problem, solution)| Shot {
-            problem: (*problem).to_owned(),
-            solution: (*solution).to_owned(),
-        })
+        .map(|(problem, solution)| Shot { problem: (*problem).to_owned(), solution: (*solution).to_owned() })
         .collect()
 }
 
@@ -264,54 +229,25 @@ mod tests {
     fn a_chat_holds_system_shots_and_problem_in_order() {
         let ask = Ask {
             system: Some("Be brief.".into()),
-            shots: Some(vec![Shot {
-                problem: "1+1?".into(),
-                solution: "\\boxed{2}".into(),
-            }]),
+            shots: Some(vec![Shot { problem: "1+1?".into(), solution: "\\boxed{2}".into() }]),
             wording: WORDINGS.len() + 1,
             ..Ask::default()
         };
-        let Prompt::Chat(messages) = boxed(&item(), &ask, &competition_shots()) else {
-            panic!("not a chat")
-        };
-        let roles: Vec<_> = messages
-            .iter()
-            .map(|message| message.role.as_str())
-            .collect();
+        let Prompt::Chat(messages) = boxed(&item(), &ask, &competition_shots()) else { panic!("not a chat") };
+        let roles: Vec<_> = messages.iter().map(|message| message.role.as_str()).collect();
         assert_eq!(roles, ["system", "user", "assistant", "user"]);
-        assert_eq!(
-            messages[3].content,
-            format!("What is 2+2?\n\n{}", WORDINGS[1])
-        );
+        assert_eq!(messages[3].content, format!("What is 2+2?\n\n{}", WORDINGS[1]));
     }
 
     #[test]
     fn a_base_prompt_is_the_harness_form() {
-        let shot = Shot {
-            problem: "1+1?".into(),
-            solution: "1+1=2\n#### 2".into(),
-        };
-        let ask = Ask {
-            form: Form::Base,
-            shots: Some(vec![shot]),
-            ..Ask::default()
-        };
-        let Prompt::Text { text, stop } = question_answer(&item(), &ask, &[]) else {
-            panic!("not text")
-        };
-        assert_eq!(
-            text,
-            "Question: 1+1?\nAnswer: 1+1=2\n#### 2\n\nQuestion: What is 2+2?\nAnswer:"
-        );
+        let shot = Shot { problem: "1+1?".into(), solution: "1+1=2\n#### 2".into() };
+        let ask = Ask { form: Form::Base, shots: Some(vec![shot]), ..Ask::default() };
+        let Prompt::Text { text, stop } = question_answer(&item(), &ask, &[]) else { panic!("not text") };
+        assert_eq!(text, "Question: 1+1?\nAnswer: 1+1=2\n#### 2\n\nQuestion: What is 2+2?\nAnswer:");
         assert_eq!(stop, ["\nQuestion:"]);
-        let bare = Ask {
-            form: Form::Base,
-            shots: Some(vec![]),
-            ..Ask::default()
-        };
-        let Prompt::Text { text, .. } = boxed(&item(), &bare, &competition_shots()) else {
-            panic!("not text")
-        };
+        let bare = Ask { form: Form::Base, shots: Some(vec![]), ..Ask::default() };
+        let Prompt::Text { text, .. } = boxed(&item(), &bare, &competition_shots()) else { panic!("not text") };
         assert_eq!(text, "Problem:\nWhat is 2+2?\n\nSolution:");
     }
 
@@ -319,18 +255,10 @@ mod tests {
     fn own_shots_end_in_the_answer_their_form_asks_for() {
         for shot in word_problem_shots() {
             let last = shot.solution.lines().last().unwrap();
-            assert!(
-                last.strip_prefix("#### ")
-                    .is_some_and(|answer| answer.parse::<i64>().is_ok()),
-                "{last}"
-            );
+            assert!(last.strip_prefix("#### ").is_some_and(|answer| answer.parse::<i64>().is_ok()), "{last}");
         }
         for shot in competition_shots() {
-            assert!(
-                shot.solution.ends_with("$. I hope it is correct."),
-                "{}",
-                shot.solution
-            );
+            assert!(shot.solution.ends_with("$. I hope it is correct."), "{}", shot.solution);
         }
     }
 }

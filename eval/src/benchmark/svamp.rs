@@ -35,22 +35,14 @@ impl Benchmark for Svamp {
         let body = record.text(&["Body"])?;
         let question = record.text(&["Question"])?;
         // Many bodies end without a full stop, which would run two sentences into one.
-        let joint = if body.ends_with(['.', '!', '?', ',']) {
-            " "
-        } else {
-            ". "
-        };
-        let kind = record
-            .optional(&["Type"])?
-            .map(|kind| kind.replace("Divison", "Division"));
+        let joint = if body.ends_with(['.', '!', '?', ',']) { " " } else { ". " };
+        let kind = record.optional(&["Type"])?.map(|kind| kind.replace("Divison", "Division"));
         Ok(Item {
             id: record.id(&["ID", "id"])?,
             problem: format!("{body}{joint}{question}"),
             answer: record.text(&["Answer"])?,
             solution: record.optional(&["Equation"])?,
-            groups: kind
-                .map(|kind| BTreeMap::from([("type".to_owned(), kind)]))
-                .unwrap_or_default(),
+            groups: kind.map(|kind| BTreeMap::from([("type".to_owned(), kind)])).unwrap_or_default(),
             tolerance: None,
         })
     }

@@ -14,11 +14,7 @@ pub(super) fn ln_gamma(x: f64) -> f64 {
         1.505_632_735_149_311_6e-7,
     ];
     let x = x - 1.0;
-    let sum = TERMS
-        .iter()
-        .enumerate()
-        .skip(1)
-        .fold(TERMS[0], |sum, (i, term)| sum + term / (x + i as f64));
+    let sum = TERMS.iter().enumerate().skip(1).fold(TERMS[0], |sum, (i, term)| sum + term / (x + i as f64));
     let t = x + 7.5;
     0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * t.ln() - t + sum.ln()
 }
@@ -46,8 +42,7 @@ pub(super) fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
     if x > (a + 1.0) / (a + b + 2.0) {
         return 1.0 - incomplete_beta(b, a, 1.0 - x);
     }
-    let front =
-        (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (1.0 - x).ln()).exp() / a;
+    let front = (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (1.0 - x).ln()).exp() / a;
     const TINY: f64 = 1e-300;
     let guard = |value: f64| if value.abs() < TINY { TINY } else { value };
     let (mut c, mut d) = (1.0, 1.0 / guard(1.0 - (a + b) * x / (a + 1.0)));
@@ -86,11 +81,7 @@ pub(super) fn t_quantile(p: f64, df: f64) -> f64 {
         if middle == low || middle == high {
             break;
         }
-        if t_cdf(middle, df) < p {
-            low = middle
-        } else {
-            high = middle
-        }
+        if t_cdf(middle, df) < p { low = middle } else { high = middle }
     }
     0.5 * (low + high)
 }
@@ -103,8 +94,5 @@ pub(super) const Z_80: f64 = 0.841_621_233_572_914_3;
 /// P(X <= x) for X binomial with `n` trials of one half.
 pub(super) fn fair_binomial_cdf(x: usize, n: usize) -> f64 {
     let log_half = -(n as f64) * std::f64::consts::LN_2;
-    (0..=x.min(n))
-        .map(|i| (ln_choose(n, i) + log_half).exp())
-        .sum::<f64>()
-        .min(1.0)
+    (0..=x.min(n)).map(|i| (ln_choose(n, i) + log_half).exp()).sum::<f64>().min(1.0)
 }

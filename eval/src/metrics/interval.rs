@@ -70,16 +70,8 @@ fn score_interval(p: f64, n: f64, z: f64) -> (f64, f64) {
     let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = z / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
     // At p of 0 and 1 the ends are exactly 0 and 1 but for rounding.
-    let lower = if p <= 0.0 {
-        0.0
-    } else {
-        (centre - half).max(0.0)
-    };
-    let upper = if p >= 1.0 {
-        1.0
-    } else {
-        (centre + half).min(1.0)
-    };
+    let lower = if p <= 0.0 { 0.0 } else { (centre - half).max(0.0) };
+    let upper = if p >= 1.0 { 1.0 } else { (centre + half).min(1.0) };
     (lower, upper)
 }
 
@@ -93,21 +85,12 @@ pub fn estimate(scores: &[f64], samples: usize) -> Result<Estimate> {
         return Err(Error::Empty("the set of scores".to_owned()));
     }
     if let Some(bad) = scores.iter().find(|score| !(0.0..=1.0).contains(*score)) {
-        return Err(Error::NonFinite(format!(
-            "score {bad} lies outside [0, 1], or it"
-        )));
+        return Err(Error::NonFinite(format!("score {bad} lies outside [0, 1], or it")));
     }
     let n = scores.len() as f64;
     let value = scores.iter().sum::<f64>() / n;
-    let squares = scores
-        .iter()
-        .map(|score| (score - value).powi(2))
-        .sum::<f64>();
-    let variance = if scores.len() > 1 {
-        squares / (n - 1.0)
-    } else {
-        0.0
-    };
+    let squares = scores.iter().map(|score| (score - value).powi(2)).sum::<f64>();
+    let variance = if scores.len() > 1 { squares / (n - 1.0) } else { 0.0 };
     let binary = samples <= 1 && scores.iter().all(|score| *score == 0.0 || *score == 1.0);
     let (lower, upper) = if binary {
         score_interval(value, n, Z_975)
@@ -118,11 +101,7 @@ pub fn estimate(scores: &[f64], samples: usize) -> Result<Estimate> {
         let shrunk = (value * n + 1.0) / (n + 2.0);
         let variance = (squares + PRIOR * shrunk * (1.0 - shrunk)) / (n - 1.0 + PRIOR);
         let spread = value * (1.0 - value);
-        let effective = if spread > 0.0 {
-            (spread * n / variance).clamp(n, n * samples.max(1) as f64)
-        } else {
-            n
-        };
+        let effective = if spread > 0.0 { (spread * n / variance).clamp(n, n * samples.max(1) as f64) } else { n };
         score_interval(value, effective, t_quantile(0.975, n - 1.0))
     };
     Ok(Estimate {
@@ -131,11 +110,7 @@ pub fn estimate(scores: &[f64], samples: usize) -> Result<Estimate> {
         upper,
         standard_error: (variance / n).sqrt(),
         problems: scores.len(),
-        method: if binary {
-            Method::Wilson
-        } else {
-            Method::WilsonClustered
-        },
+        method: if binary { Method::Wilson } else { Method::WilsonClustered },
     })
 }
 
@@ -149,14 +124,7 @@ pub fn macro_mean(parts: &[Estimate]) -> Result<Estimate> {
     }
     let n = parts.len() as f64;
     let mean = |of: &dyn Fn(&Estimate) -> f64| parts.iter().map(of).sum::<f64>() / n;
-    let root = |of: &dyn Fn(&Estimate) -> f64| {
-        parts
-            .iter()
-            .map(|part| of(part).powi(2))
-            .sum::<f64>()
-            .sqrt()
-            / n
-    };
+    let root = |of: &dyn Fn(&Estimate) -> f64| parts.iter().map(|part| of(part).powi(2)).sum::<f64>().sqrt() / n;
     let value = mean(&|part| part.value);
     Ok(Estimate {
         value,

@@ -43,34 +43,16 @@ pub fn lengths(samples: &[(usize, bool)]) -> Lengths {
     let max = sorted.last().copied().unwrap_or(0);
     let total: usize = sorted.iter().sum();
     let width = (max + 1).div_ceil(BINS);
-    let bars = if sorted.is_empty() {
-        0
-    } else {
-        max / width + 1
-    };
-    let mut histogram: Vec<Bin> = (0..bars)
-        .map(|bar| Bin {
-            from: bar * width,
-            to: (bar + 1) * width - 1,
-            right: 0,
-            wrong: 0,
-        })
-        .collect();
+    let bars = if sorted.is_empty() { 0 } else { max / width + 1 };
+    let mut histogram: Vec<Bin> =
+        (0..bars).map(|bar| Bin { from: bar * width, to: (bar + 1) * width - 1, right: 0, wrong: 0 }).collect();
     for (tokens, is_right) in samples {
         let bin = &mut histogram[tokens / width];
-        if *is_right {
-            bin.right += 1
-        } else {
-            bin.wrong += 1
-        }
+        if *is_right { bin.right += 1 } else { bin.wrong += 1 }
     }
     Lengths {
         total,
-        mean: if sorted.is_empty() {
-            0.0
-        } else {
-            total as f64 / sorted.len() as f64
-        },
+        mean: if sorted.is_empty() { 0.0 } else { total as f64 / sorted.len() as f64 },
         median: quantile(&sorted, 0.5),
         p95: quantile(&sorted, 0.95),
         max,
@@ -97,41 +79,17 @@ mod tests {
     #[test]
     fn quantiles_interpolate_and_bins_hold_everything() {
         let found = lengths(&[(10, true), (1, false), (3, true), (2, false)]);
-        assert_eq!(
-            (found.total, found.max, found.mean, found.median),
-            (16, 10, 4.0, 2.5)
-        );
+        assert_eq!((found.total, found.max, found.mean, found.median), (16, 10, 4.0, 2.5));
         assert!((found.p95 - 8.95).abs() < 1e-12);
-        let counted: usize = found
-            .histogram
-            .iter()
-            .map(|bin| bin.right + bin.wrong)
-            .sum();
-        assert_eq!(
-            (
-                counted,
-                found.histogram.iter().map(|bin| bin.right).sum::<usize>()
-            ),
-            (4, 2)
-        );
+        let counted: usize = found.histogram.iter().map(|bin| bin.right + bin.wrong).sum();
+        assert_eq!((counted, found.histogram.iter().map(|bin| bin.right).sum::<usize>()), (4, 2));
     }
 
     #[test]
     fn long_and_empty_sets_stay_within_the_bins() {
-        let found = lengths(
-            &(0..5000)
-                .map(|tokens| (tokens, tokens % 2 == 0))
-                .collect::<Vec<_>>(),
-        );
+        let found = lengths(&(0..5000).map(|tokens| (tokens, tokens % 2 == 0)).collect::<Vec<_>>());
         assert!(found.histogram.len() <= BINS);
-        assert_eq!(
-            found
-                .histogram
-                .iter()
-                .map(|bin| bin.right + bin.wrong)
-                .sum::<usize>(),
-            5000
-        );
+        assert_eq!(found.histogram.iter().map(|bin| bin.right + bin.wrong).sum::<usize>(), 5000);
         assert_eq!(lengths(&[]).histogram, []);
         assert_eq!(lengths(&[(0, false)]).histogram.len(), 1);
     }

@@ -42,16 +42,9 @@ pub struct Settings {
 impl Settings {
     /// Powers of two up to `samples`, and `samples` itself; tau of 0.5, 0.75 and 1.
     pub fn new(samples: usize, seed: u64) -> Self {
-        let mut ks: Vec<usize> = std::iter::successors(Some(1), |k| Some(k * 2))
-            .take_while(|k| *k < samples)
-            .collect();
+        let mut ks: Vec<usize> = std::iter::successors(Some(1), |k| Some(k * 2)).take_while(|k| *k < samples).collect();
         ks.push(samples.max(1));
-        Self {
-            samples,
-            ks,
-            taus: vec![0.5, 0.75, 1.0],
-            seed,
-        }
+        Self { samples, ks, taus: vec![0.5, 0.75, 1.0], seed }
     }
 }
 
@@ -165,73 +158,34 @@ impl Score {
 /// Every problem must have exactly `settings.samples` samples with the indices 0, 1, ..: a score divided by a
 /// number of samples that were never drawn is the oldest mistake of avg@n. `grader` says which answers vote together.
 /// Errors: [`Error::Empty`], [`Error::SampleCount`], [`Error::UnknownItem`], [`Error::TooFewSamples`].
-pub fn summarise(
-    items: &[Item],
-    samples: &[Sample],
-    grader: &dyn Grade,
-    settings: &Settings,
-) -> Result<Results> {
+pub fn summarise(items: &[Item], samples: &[Sample], grader: &dyn Grade, settings: &Settings) -> Result<Results> {
     let of_items = by_item(items, samples, settings.samples)?;
     let n = settings.samples;
-    let right: Vec<usize> = of_items
-        .iter()
-        .map(|samples| {
-            samples
-                .iter()
-                .filter(|sample| sample.verdict.correct)
-                .count()
-        })
-        .collect();
+    let right: Vec<usize> =
+        of_items.iter().map(|samples| samples.iter().filter(|sample| sample.verdict.correct).count()).collect();
     let rates: Vec<f64> = right.iter().map(|right| *right as f64 / n as f64).collect();
     let over_problems = |metric: &dyn Fn(usize) -> Result<f64>| -> Result<Estimate> {
-        estimate(
-            &right
-                .iter()
-                .map(|right| metric(*right))
-                .collect::<Result<Vec<_>>>()?,
-            n,
-        )
+        estimate(&right.iter().map(|right| metric(*right)).collect::<Result<Vec<_>>>()?, n)
     };
     let (mut pass, mut g_pass, mut mg_pass) = (Vec::new(), Vec::new(), Vec::new());
     for &k in &settings.ks {
-        pass.push(AtK {
-            k,
-            estimate: over_problems(&|c| pass_at_k(n, c, k))?,
-        });
+        pass.push(AtK { k, estimate: over_problems(&|c| pass_at_k(n, c, k))? });
         if k > 1 {
-            mg_pass.push(AtK {
-                k,
-                estimate: over_problems(&|c| mg_pass_at_k(n, c, k))?,
-            });
+            mg_pass.push(AtK { k, estimate: over_problems(&|c| mg_pass_at_k(n, c, k))? });
             for &tau in &settings.taus {
-                g_pass.push(GPass {
-                    k,
-                    tau,
-                    estimate: over_problems(&|c| g_pass_at_k(n, c, k, tau))?,
-                });
+                g_pass.push(GPass { k, tau, estimate: over_problems(&|c| g_pass_at_k(n, c, k, tau))? });
             }
         }
     }
     let right_total: usize = right.iter().sum();
-    let tokens: Vec<(usize, bool)> = samples
-        .iter()
-        .map(|sample| (sample.completion.tokens, sample.verdict.correct))
-        .collect();
+    let tokens: Vec<(usize, bool)> =
+        samples.iter().map(|sample| (sample.completion.tokens, sample.verdict.correct)).collect();
     let lengths = lengths(&tokens);
-    let finished: Vec<&Sample> = samples
-        .iter()
-        .filter(|sample| sample.completion.finish == Finish::Stop)
-        .collect();
-    let finished_right = finished
-        .iter()
-        .filter(|sample| sample.verdict.correct)
-        .count();
+    let finished: Vec<&Sample> = samples.iter().filter(|sample| sample.completion.finish == Finish::Stop).collect();
+    let finished_right = finished.iter().filter(|sample| sample.verdict.correct).count();
     let share = |holds: &dyn Fn(&Sample) -> bool| {
         let count = samples.iter().filter(|sample| holds(sample)).count();
-        Share {
-            count,
-            share: count as f64 / samples.len() as f64,
-        }
+        Share { count, share: count as f64 / samples.len() as f64 }
     };
     let mut reasons = BTreeMap::new();
     let mut methods = BTreeMap::new();
@@ -253,12 +207,9 @@ pub fn summarise(
         majority: majority_at(items, &of_items, grader, settings)?,
         g_pass,
         mg_pass,
-        accuracy_finished: (!finished.is_empty())
-            .then(|| finished_right as f64 / finished.len() as f64),
+        accuracy_finished: (!finished.is_empty()).then(|| finished_right as f64 / finished.len() as f64),
         truncated: share(&Sample::is_truncated),
-        no_answer: share(&|sample| {
-            sample.verdict.extracted.is_none() || sample.verdict.reason == grading::NO_ANSWER
-        }),
+        no_answer: share(&|sample| sample.verdict.extracted.is_none() || sample.verdict.reason == grading::NO_ANSWER),
         unparsable: share(&|sample| sample.verdict.reason == grading::UNPARSABLE),
         grader_timeout: share(&|sample| sample.verdict.reason == grading::TIMEOUT),
         reasons,
@@ -271,11 +222,7 @@ pub fn summarise(
         scores: items
             .iter()
             .zip(&right)
-            .map(|(item, right)| Score {
-                id: item.id.clone(),
-                right: *right,
-                samples: n,
-            })
+            .map(|(item, right)| Score { id: item.id.clone(), right: *right, samples: n })
             .collect(),
     })
 }
@@ -285,61 +232,32 @@ fn by_item<'a>(items: &[Item], samples: &'a [Sample], n: usize) -> Result<Vec<Ve
     if items.is_empty() || n == 0 {
         return Err(Error::Empty("the set to be summarised".to_owned()));
     }
-    let place: HashMap<&str, usize> = items
-        .iter()
-        .enumerate()
-        .map(|(at, item)| (item.id.as_str(), at))
-        .collect();
+    let place: HashMap<&str, usize> = items.iter().enumerate().map(|(at, item)| (item.id.as_str(), at)).collect();
     let mut of_items: Vec<Vec<&Sample>> = vec![Vec::new(); items.len()];
     for sample in samples {
         let id = &sample.completion.item;
-        let at = place
-            .get(id.as_str())
-            .ok_or_else(|| Error::UnknownItem { id: id.clone() })?;
+        let at = place.get(id.as_str()).ok_or_else(|| Error::UnknownItem { id: id.clone() })?;
         of_items[*at].push(sample);
     }
     for (item, of_item) in items.iter().zip(&mut of_items) {
         of_item.sort_by_key(|sample| sample.completion.index);
-        let distinct = of_item
-            .iter()
-            .enumerate()
-            .filter(|(at, sample)| sample.completion.index == *at)
-            .count();
+        let distinct = of_item.iter().enumerate().filter(|(at, sample)| sample.completion.index == *at).count();
         if distinct != n || of_item.len() != n {
             // A repeated index is a missing sample, so it is the distinct ones that are reported.
-            let found = if of_item.len() == n {
-                distinct
-            } else {
-                of_item.len()
-            };
-            return Err(Error::SampleCount {
-                id: item.id.clone(),
-                expected: n,
-                found,
-            });
+            let found = if of_item.len() == n { distinct } else { of_item.len() };
+            return Err(Error::SampleCount { id: item.id.clone(), expected: n, found });
         }
     }
     Ok(of_items)
 }
 
-fn majority_at(
-    items: &[Item],
-    of_items: &[Vec<&Sample>],
-    grader: &dyn Grade,
-    settings: &Settings,
-) -> Result<Vec<AtK>> {
+fn majority_at(items: &[Item], of_items: &[Vec<&Sample>], grader: &dyn Grade, settings: &Settings) -> Result<Vec<AtK>> {
     let votes: Vec<Vec<Vote>> = of_items
         .par_iter()
         .map(|samples| {
-            let answers: Vec<Option<&str>> = samples
-                .iter()
-                .map(|sample| sample.verdict.extracted.as_deref())
-                .collect();
+            let answers: Vec<Option<&str>> = samples.iter().map(|sample| sample.verdict.extracted.as_deref()).collect();
             let kinds = cluster(&answers, |a, b| grader.equivalent(a, b));
-            let vote = |(sample, answer): (&&Sample, Option<usize>)| Vote {
-                answer,
-                is_right: sample.verdict.correct,
-            };
+            let vote = |(sample, answer): (&&Sample, Option<usize>)| Vote { answer, is_right: sample.verdict.correct };
             samples.iter().zip(kinds).map(vote).collect()
         })
         .collect();
@@ -350,32 +268,18 @@ fn majority_at(
             let values = items
                 .par_iter()
                 .zip(&votes)
-                .map(|(item, votes)| {
-                    maj_at_k(votes, k, &mut SplitMix64::keyed(settings.seed, &item.id))
-                })
+                .map(|(item, votes)| maj_at_k(votes, k, &mut SplitMix64::keyed(settings.seed, &item.id)))
                 .collect::<Result<Vec<_>>>()?;
-            Ok(AtK {
-                k,
-                estimate: estimate(&values, settings.samples)?,
-            })
+            Ok(AtK { k, estimate: estimate(&values, settings.samples)? })
         })
         .collect()
 }
 
-fn by_group(
-    items: &[Item],
-    rates: &[f64],
-    n: usize,
-) -> Result<BTreeMap<String, BTreeMap<String, Estimate>>> {
+fn by_group(items: &[Item], rates: &[f64], n: usize) -> Result<BTreeMap<String, BTreeMap<String, Estimate>>> {
     let mut members: BTreeMap<&str, BTreeMap<&str, Vec<f64>>> = BTreeMap::new();
     for (item, rate) in items.iter().zip(rates) {
         for (axis, value) in &item.groups {
-            members
-                .entry(axis)
-                .or_default()
-                .entry(value)
-                .or_default()
-                .push(*rate);
+            members.entry(axis).or_default().entry(value).or_default().push(*rate);
         }
     }
     let mut groups = BTreeMap::new();
@@ -392,9 +296,7 @@ fn refused(samples: &[Sample]) -> Vec<Refused> {
     let mut counts: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| !sample.verdict.correct) {
         if let Some(extracted) = &sample.verdict.extracted {
-            *counts
-                .entry((extracted, &sample.answer, &sample.verdict.reason))
-                .or_default() += 1;
+            *counts.entry((extracted, &sample.answer, &sample.verdict.reason)).or_default() += 1;
         }
     }
     let mut refused: Vec<Refused> = counts
@@ -406,7 +308,7 @@ fn refused(samples: &[Sample]) -> Vec<Refused> {
             count,
         })
         .collect();
-    refused.sort_by(|a, b| b.count.cmp(&a.count));
+    refused.sort_by_key(|refused| std::cmp::Reverse(refused.count));
     refused.truncate(20);
     refused
 }

@@ -79,11 +79,7 @@ impl Comparison {
             points(self.difference),
             points(self.lower),
             points(self.upper),
-            if self.p < 0.001 {
-                "< 0.001".to_owned()
-            } else {
-                format!("= {:.3}", self.p)
-            },
+            if self.p < 0.001 { "< 0.001".to_owned() } else { format!("= {:.3}", self.p) },
             self.gained.len(),
             self.lost.len(),
             self.problems,
@@ -113,37 +109,19 @@ pub fn compare(first: &[Score], second: &[Score], seed: u64) -> Result<Compariso
     let d: Vec<f64> = pairs.iter().map(|(a, b)| b.rate() - a.rate()).collect();
     let difference = d.iter().sum::<f64>() / n;
     let squares = d.iter().map(|d| (d - difference).powi(2)).sum::<f64>();
-    let standard_error = if pairs.len() > 1 {
-        (squares / (n - 1.0) / n).sqrt()
-    } else {
-        0.0
-    };
+    let standard_error = if pairs.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
 
-    let samples = pairs
-        .iter()
-        .map(|(a, b)| a.samples.min(b.samples))
-        .min()
-        .unwrap_or(1)
-        .max(1);
+    let samples = pairs.iter().map(|(a, b)| a.samples.min(b.samples)).min().unwrap_or(1).max(1);
     let weight2 = 1.0 / samples as f64;
     let centre = d.iter().sum::<f64>() / (n + 2.0);
     let second_moment = (d.iter().map(|d| d * d).sum::<f64>() + 2.0 * weight2) / (n + 2.0);
     let error = ((second_moment - centre * centre).max(0.0) / (n + 2.0)).sqrt();
-    let quantile = if samples == 1 {
-        Z_975
-    } else {
-        t_quantile(0.975, n + 1.0)
-    };
+    let quantile = if samples == 1 { Z_975 } else { t_quantile(0.975, n + 1.0) };
     let lower = (centre - quantile * error).min(difference).max(-1.0);
     let upper = (centre + quantile * error).max(difference).min(1.0);
 
     let better = |holds: &dyn Fn(f64) -> bool| -> Vec<String> {
-        pairs
-            .iter()
-            .zip(&d)
-            .filter(|(_, d)| holds(**d))
-            .map(|((a, _), _)| a.id.clone())
-            .collect()
+        pairs.iter().zip(&d).filter(|(_, d)| holds(**d)).map(|((a, _), _)| a.id.clone()).collect()
     };
     let (gained, lost) = (better(&|d| d > 0.0), better(&|d| d < 0.0));
     let (p, test) = if pairs.iter().all(|(a, b)| a.samples == 1 && b.samples == 1) {
@@ -175,26 +153,16 @@ fn pair<'a>(first: &'a [Score], second: &'a [Score]) -> Result<Vec<(&'a Score, &
     if first.is_empty() {
         return Err(Error::Empty("the first set of outcomes".to_owned()));
     }
-    let by_id: HashMap<&str, &Score> = second
-        .iter()
-        .map(|score| (score.id.as_str(), score))
-        .collect();
+    let by_id: HashMap<&str, &Score> = second.iter().map(|score| (score.id.as_str(), score)).collect();
     if first.len() != second.len() {
-        let message = format!(
-            "{} problems on one side and {} on the other",
-            first.len(),
-            second.len()
-        );
+        let message = format!("{} problems on one side and {} on the other", first.len(), second.len());
         return Err(Error::NotComparable(message));
     }
     first
         .iter()
         .map(|score| match by_id.get(score.id.as_str()) {
             Some(other) => Ok((score, *other)),
-            None => Err(Error::NotComparable(format!(
-                "problem `{}` is only on one side",
-                score.id
-            ))),
+            None => Err(Error::NotComparable(format!("problem `{}` is only on one side", score.id))),
         })
         .collect()
 }
@@ -209,9 +177,7 @@ fn permutation(pairs: &[(&Score, &Score)], d: &[f64], seed: u64) -> (f64, Test) 
     let denominator = pairs
         .iter()
         .flat_map(|(a, b)| [a.samples, b.samples])
-        .try_fold(1usize, |common, samples| {
-            least_common_multiple(common, samples).filter(|common| *common <= 4096)
-        });
+        .try_fold(1usize, |common, samples| least_common_multiple(common, samples).filter(|common| *common <= 4096));
     if let Some(denominator) = denominator {
         let part = |score: &Score| (score.right * (denominator / score.samples.max(1))) as i64;
         let counts: Vec<i64> = pairs.iter().map(|(a, b)| part(b) - part(a)).collect();
@@ -237,11 +203,7 @@ fn least_common_multiple(a: usize, b: usize) -> Option<usize> {
 /// The distribution of the sum is built one difference at a time, N steps over the range of sums. `None`
 /// when that is more than 50 million steps. No difference but zero: 1.
 pub fn sign_flip_counts(differences: &[i64]) -> Option<f64> {
-    let sizes: Vec<usize> = differences
-        .iter()
-        .map(|d| d.unsigned_abs() as usize)
-        .filter(|size| *size > 0)
-        .collect();
+    let sizes: Vec<usize> = differences.iter().map(|d| d.unsigned_abs() as usize).filter(|size| *size > 0).collect();
     let range: usize = sizes.iter().sum();
     if sizes.len().checked_mul(range + 1)? > EXACT_STEPS {
         return None;
@@ -259,15 +221,7 @@ pub fn sign_flip_counts(differences: &[i64]) -> Option<f64> {
         }
     }
     let extreme = |sum: usize| (2 * sum).abs_diff(range) >= seen;
-    Some(
-        chance
-            .iter()
-            .enumerate()
-            .filter(|(sum, _)| extreme(*sum))
-            .map(|(_, chance)| chance)
-            .sum::<f64>()
-            .min(1.0),
-    )
+    Some(chance.iter().enumerate().filter(|(sum, _)| extreme(*sum)).map(|(_, chance)| chance).sum::<f64>().min(1.0))
 }
 
 /// Two-sided sign-flip p by `patterns` random sign patterns: (1 + those as extreme) / (1 + `patterns`).
@@ -298,11 +252,7 @@ mod tests {
     use super::*;
 
     fn scores(rights: &[usize], samples: usize) -> Vec<Score> {
-        let score = |(id, right): (usize, &usize)| Score {
-            id: id.to_string(),
-            right: *right,
-            samples,
-        };
+        let score = |(id, right): (usize, &usize)| Score { id: id.to_string(), right: *right, samples };
         rights.iter().enumerate().map(score).collect()
     }
 
@@ -310,31 +260,18 @@ mod tests {
     fn nothing_changed_is_not_distinguishable_and_not_certain() {
         let same = scores(&[1; 30], 1);
         let found = compare(&same, &same, 0).unwrap();
-        assert_eq!(
-            (found.difference, found.p, found.conclusion),
-            (0.0, 1.0, Conclusion::NotDistinguishable)
-        );
+        assert_eq!((found.difference, found.p, found.conclusion), (0.0, 1.0, Conclusion::NotDistinguishable));
         assert!(found.lower < -0.01 && found.upper > 0.01, "{found:?}");
-        assert!(
-            found
-                .sentence("final", "base")
-                .starts_with("final is not distinguishable from base: +0.0 points")
-        );
+        assert!(found.sentence("final", "base").starts_with("final is not distinguishable from base: +0.0 points"));
     }
 
     #[test]
     fn everything_gained_is_better() {
         let found = compare(&scores(&[0; 40], 1), &scores(&[1; 40], 1), 0).unwrap();
-        assert_eq!(
-            (found.difference, found.conclusion, found.test),
-            (1.0, Conclusion::Better, Test::McNemar)
-        );
+        assert_eq!((found.difference, found.conclusion, found.test), (1.0, Conclusion::Better, Test::McNemar));
         assert!(found.upper <= 1.0 && found.lower > 0.8 && found.lower < 1.0);
         let back = compare(&scores(&[1; 40], 1), &scores(&[0; 40], 1), 0).unwrap();
-        assert_eq!(
-            (back.conclusion, back.lower),
-            (Conclusion::Worse, -found.upper)
-        );
+        assert_eq!((back.conclusion, back.lower), (Conclusion::Worse, -found.upper));
     }
 
     #[test]
@@ -366,21 +303,13 @@ mod tests {
         let exact = sign_flip_counts(&counts).unwrap();
         let real: Vec<f64> = counts.iter().map(|count| *count as f64 / 8.0).collect();
         let sampled = sign_flip(&real, 100_000, 7);
-        assert!(
-            (exact - sampled).abs() < 4.0 * (exact / 100_000.0).sqrt(),
-            "{exact} {sampled}"
-        );
+        assert!((exact - sampled).abs() < 4.0 * (exact / 100_000.0).sqrt(), "{exact} {sampled}");
         assert_eq!(sampled, sign_flip(&real, 100_000, 7));
     }
 
     #[test]
     fn different_sample_counts_share_a_denominator() {
-        let found = compare(
-            &scores(&[1, 2, 0, 4, 4, 0], 8),
-            &scores(&[6, 3, 9, 12, 12, 3], 12),
-            0,
-        )
-        .unwrap();
+        let found = compare(&scores(&[1, 2, 0, 4, 4, 0], 8), &scores(&[6, 3, 9, 12, 12, 3], 12), 0).unwrap();
         assert_eq!(found.test, Test::PermutationExact);
         // The second problem is 2/8 = 3/12 on both sides; the other five are gains: 2 of 2^5 patterns are as extreme.
         assert!((found.p - 2.0 / 32.0).abs() < 1e-12, "{}", found.p);

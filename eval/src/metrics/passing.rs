@@ -14,10 +14,7 @@ pub fn pass_at_k(n: usize, c: usize, k: usize) -> Result<f64> {
     if n - c < k {
         return Ok(1.0);
     }
-    Ok(1.0
-        - (n - c + 1..=n)
-            .map(|i| 1.0 - k as f64 / i as f64)
-            .product::<f64>())
+    Ok(1.0 - (n - c + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>())
 }
 
 /// G-Pass@k_tau, the chance that at least max(ceil(tau k), 1) of `k` samples drawn without replacement are
@@ -40,9 +37,7 @@ pub fn g_pass_at_k(n: usize, c: usize, k: usize, tau: f64) -> Result<f64> {
 /// For k = 1 the sum is empty and the value 0, as published. Errors and source: as [`g_pass_at_k`].
 pub fn mg_pass_at_k(n: usize, c: usize, k: usize) -> Result<f64> {
     check(n, k)?;
-    let sum: f64 = (k.div_ceil(2) + 1..=k)
-        .map(|least| at_least(n, c, k, least))
-        .sum();
+    let sum: f64 = (k.div_ceil(2) + 1..=k).map(|least| at_least(n, c, k, least)).sum();
     Ok(2.0 / k as f64 * sum)
 }
 
@@ -57,11 +52,7 @@ fn at_least(n: usize, c: usize, k: usize, least: usize) -> f64 {
 }
 
 fn check(n: usize, k: usize) -> Result<()> {
-    if k == 0 || k > n {
-        Err(Error::TooFewSamples { k, n })
-    } else {
-        Ok(())
-    }
+    if k == 0 || k > n { Err(Error::TooFewSamples { k, n }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -88,10 +79,7 @@ mod tests {
     #[test]
     fn k_beyond_the_samples_is_an_error() {
         for k in [0, 5] {
-            assert!(matches!(
-                pass_at_k(4, 1, k),
-                Err(Error::TooFewSamples { n: 4, .. })
-            ));
+            assert!(matches!(pass_at_k(4, 1, k), Err(Error::TooFewSamples { n: 4, .. })));
             assert!(g_pass_at_k(4, 1, k, 0.5).is_err() && mg_pass_at_k(4, 1, k).is_err());
         }
         assert!(g_pass_at_k(4, 1, 2, f64::NAN).is_err());

@@ -15,9 +15,9 @@ impl SplitMix64 {
 
     /// A generator for one named thing under a run's seed, the same whatever came before it (FNV-1a of the name).
     pub fn keyed(seed: u64, name: &str) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let mut mixed = Self::new(seed ^ hash);
         Self::new(mixed.next_u64())
     }
@@ -66,14 +66,7 @@ mod tests {
     fn stream_is_the_reference_stream() {
         let mut generator = SplitMix64::new(1_234_567);
         let first: Vec<u64> = (0..3).map(|_| generator.next_u64()).collect();
-        assert_eq!(
-            first,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
-        );
+        assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
     #[test]
@@ -84,9 +77,6 @@ mod tests {
             counts[generator.below(7)] += 1;
         }
         // Standard deviation of a count is about 93.
-        assert!(
-            counts.iter().all(|count| count.abs_diff(10_000) < 450),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|count| count.abs_diff(10_000) < 450), "{counts:?}");
     }
 }

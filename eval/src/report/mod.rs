@@ -8,11 +8,26 @@ use crate::sample::Sample;
 use crate::sensitivity::{self, Mode, spread};
 use crate::{Error, Result};
 
+mod chart;
+mod compare;
+mod figure;
+mod harness;
+mod html;
+mod markdown;
 mod schema;
+mod summary;
+mod table;
+mod written;
 
-pub use schema::{
-    Against, Curve, Data, Entry, Identity, Overall, Point, Protocol, Report, SCHEMA, Token,
-};
+pub use compare::compare_reports;
+pub use figure::{figure, write_figure};
+pub use harness::{harness_results, harness_samples};
+pub use html::{SAMPLE_BYTES, html};
+pub use markdown::markdown;
+pub use schema::{Against, Curve, Data, Entry, Identity, Overall, Point, Protocol, Report, SCHEMA, Token};
+pub use summary::{Side, Summary, summary};
+pub use table::{columns, table};
+pub use written::Written;
 
 /// Share of truncated samples above which a report warns.
 pub const TRUNCATED: f64 = 0.05;
@@ -23,24 +38,10 @@ impl Entry {
     /// A benchmark's part of a report, with the warnings that follow from its numbers.
     ///
     /// `sensitivity` may be empty. Failures are chosen by [`failures`].
-    pub fn new(
-        data: Data,
-        protocol: Protocol,
-        results: Results,
-        sensitivity: Vec<Mode>,
-        samples: &[Sample],
-    ) -> Self {
+    pub fn new(data: Data, protocol: Protocol, results: Results, sensitivity: Vec<Mode>, samples: &[Sample]) -> Self {
         let warnings = warnings(&data, &protocol, &results, &sensitivity);
         let failures = failures(samples, &[], FAILURES);
-        Self {
-            data,
-            protocol,
-            results,
-            sensitivity,
-            against: Vec::new(),
-            warnings,
-            failures,
-        }
+        Self { data, protocol, results, sensitivity, against: Vec::new(), warnings, failures }
     }
 
     /// Adds another model's results on the same problems, and compares.
@@ -59,12 +60,7 @@ impl Entry {
         if self.against.is_empty() {
             self.failures = failures(samples, &comparison.lost, FAILURES);
         }
-        self.against.push(Against {
-            label: label.into(),
-            results: other,
-            sensitivity,
-            comparison,
-        });
+        self.against.push(Against { label: label.into(), results: other, sensitivity, comparison });
         Ok(())
     }
 }
@@ -73,35 +69,23 @@ fn warnings(data: &Data, protocol: &Protocol, results: &Results, modes: &[Mode])
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut warnings = Vec::new();
     if spread(modes) > sensitivity::SPREAD {
-        let list: Vec<String> = modes
-            .iter()
-            .map(|mode| format!("{} {}", mode.name, percent(mode.accuracy.value)))
-            .collect();
-        warnings.push(format!(
-            "accuracy depends on the grader: {}",
-            list.join(", ")
-        ));
+        let list: Vec<String> =
+            modes.iter().map(|mode| format!("{} {}", mode.name, percent(mode.accuracy.value))).collect();
+        warnings.push(format!("accuracy depends on the grader: {}", list.join(", ")));
     }
     if results.truncated.share > TRUNCATED {
-        let finished = results
-            .accuracy_finished
-            .map_or("none finished".to_owned(), |accuracy| {
-                format!("accuracy among the finished is {}", percent(accuracy))
-            });
+        let finished = results.accuracy_finished.map_or("none finished".to_owned(), |accuracy| {
+            format!("accuracy among the finished is {}", percent(accuracy))
+        });
         warnings.push(format!(
             "{} of the completions were cut at {} tokens; {finished}: raise the limit",
             percent(results.truncated.share),
             protocol.max_tokens
         ));
     }
-    if let Some(published) = data
-        .published_items
-        .filter(|published| *published != data.items)
-    {
-        warnings.push(format!(
-            "{} of {published} published problems: not comparable with published scores",
-            data.items
-        ));
+    if let Some(published) = data.published_items.filter(|published| *published != data.items) {
+        warnings
+            .push(format!("{} of {published} published problems: not comparable with published scores", data.items));
     }
     if let Some(found) = &data.contamination {
         let hits = found.exact + found.normalised + found.run;
@@ -117,15 +101,11 @@ fn warnings(data: &Data, protocol: &Protocol, results: &Results, modes: &[Mode])
         }
     }
     if results.grader_timeout.count > 0 {
-        warnings.push(format!(
-            "{} samples ran the grader out of time and count as wrong",
-            results.grader_timeout.count
-        ));
+        warnings
+            .push(format!("{} samples ran the grader out of time and count as wrong", results.grader_timeout.count));
     }
     if results.flags.contains_key("gold_unparsable") {
-        warnings.push(
-            "some reference answers could not be parsed and were compared as text".to_owned(),
-        );
+        warnings.push("some reference answers could not be parsed and were compared as text".to_owned());
     }
     if results.problems < 100 && results.samples < 10 {
         warnings.push(format!(
@@ -146,10 +126,7 @@ pub fn failures(samples: &[Sample], lost: &[String], limit: usize) -> Vec<Sample
         sample if sample.verdict.extracted.is_none() => 3,
         _ => 1,
     };
-    let mut wrong: Vec<&Sample> = samples
-        .iter()
-        .filter(|sample| !sample.verdict.correct)
-        .collect();
+    let mut wrong: Vec<&Sample> = samples.iter().filter(|sample| !sample.verdict.correct).collect();
     wrong.sort_by_key(|sample| rank(sample));
     let mut seen = std::collections::HashSet::new();
     wrong.retain(|sample| seen.insert(sample.completion.item.as_str()));
@@ -165,34 +142,15 @@ impl Report {
             0 => return Err(Error::Empty("the report".to_owned())),
             1 => None,
             _ => {
-                let parts: Vec<_> = benchmarks
-                    .iter()
-                    .map(|entry| entry.results.accuracy)
-                    .collect();
-                let rates: Vec<f64> = benchmarks
-                    .iter()
-                    .flat_map(|entry| entry.results.scores.iter().map(Score::rate))
-                    .collect();
-                let samples = benchmarks
-                    .iter()
-                    .map(|entry| entry.results.samples)
-                    .max()
-                    .unwrap_or(1);
-                Some(Overall {
-                    macro_mean: macro_mean(&parts)?,
-                    micro_mean: estimate(&rates, samples)?,
-                })
+                let parts: Vec<_> = benchmarks.iter().map(|entry| entry.results.accuracy).collect();
+                let rates: Vec<f64> =
+                    benchmarks.iter().flat_map(|entry| entry.results.scores.iter().map(Score::rate)).collect();
+                let samples = benchmarks.iter().map(|entry| entry.results.samples).max().unwrap_or(1);
+                Some(Overall { macro_mean: macro_mean(&parts)?, micro_mean: estimate(&rates, samples)? })
             }
         };
         let schema = SCHEMA.to_owned();
-        Ok(Self {
-            schema,
-            identity,
-            overall,
-            benchmarks,
-            training: Vec::new(),
-            notes: Vec::new(),
-        })
+        Ok(Self { schema, identity, overall, benchmarks, training: Vec::new(), notes: Vec::new() })
     }
 
     /// Reads `report.json`.
@@ -202,10 +160,7 @@ impl Report {
         let value: serde_json::Value = serde_json::from_str(text)?;
         match value.get("schema").and_then(serde_json::Value::as_str) {
             Some(SCHEMA) => Ok(serde_json::from_value(value)?),
-            other => Err(Error::Schema {
-                found: other.unwrap_or("none").to_owned(),
-                expected: SCHEMA.to_owned(),
-            }),
+            other => Err(Error::Schema { found: other.unwrap_or("none").to_owned(), expected: SCHEMA.to_owned() }),
         }
     }
 }

@@ -204,11 +204,6 @@ pub struct Point {
 impl Point {
     /// A point without interval.
     pub fn new(step: f64, value: f64) -> Self {
-        Self {
-            step,
-            value,
-            lower: None,
-            upper: None,
-        }
+        Self { step, value, lower: None, upper: None }
     }
 }

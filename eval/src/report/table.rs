@@ -1,0 +1,125 @@
+//! The report on a terminal: aligned columns, no colour, no line wider than its longest cell makes it.
+
+use super::{Entry, Report};
+use crate::metrics::{AtK, Estimate};
+
+/// Rows as aligned columns, the first row being the head; all but the first column flush right.
+///
+/// Width counts characters. Short rows are filled up with empty cells.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let mut out = String::new();
+    for (at, row) in rows.iter().enumerate() {
+        let mut line = String::new();
+        for (column, width) in widths.iter().enumerate() {
+            let cell = row.get(column).map_or("", String::as_str);
+            let fill = " ".repeat(width - cell.chars().count());
+            match column {
+                0 => line.push_str(&format!("{cell}{fill}")),
+                _ => line.push_str(&format!("  {fill}{cell}")),
+            }
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+        if at == 0 {
+            let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+            out.push_str(&rule.join("  "));
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// `71.3 %`.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// `67.1 to 75.2 %`.
+pub(super) fn range(estimate: &Estimate) -> String {
+    format!("{:.1} to {:.1} %", 100.0 * estimate.lower, 100.0 * estimate.upper)
+}
+
+/// The last entry, which is the one with the greatest k, when it says more than the first.
+pub(super) fn greatest(curve: &[AtK]) -> Option<&AtK> {
+    curve.last().filter(|last| last.k > 1)
+}
+
+/// Head and rows of the accuracies: one row a model and benchmark.
+pub(super) fn accuracy_rows(report: &Report) -> Vec<Vec<String>> {
+    let samples = report.benchmarks.iter().map(|entry| entry.results.samples);
+    let is_sampled = samples.clone().any(|n| n > 1);
+    let mut head: Vec<String> =
+        ["benchmark", "model", "problems", "samples", "accuracy", "95 % interval"].map(String::from).into();
+    if is_sampled {
+        head.extend(["pass@k", "maj@k"].map(String::from));
+    }
+    head.extend(["truncated", "no answer", "tokens"].map(String::from));
+    let mut rows = vec![head];
+    for entry in &report.benchmarks {
+        let models = entry.against.iter().rev().map(|other| (other.label.as_str(), &other.results));
+        for (label, results) in models.chain([(report.identity.label.as_str(), &entry.results)]) {
+            let mut row = vec![
+                entry.data.benchmark.clone(),
+                label.to_owned(),
+                results.problems.to_string(),
+                results.samples.to_string(),
+                percent(results.accuracy.value),
+                range(&results.accuracy),
+            ];
+            if is_sampled {
+                let at = |curve: &[AtK]| {
+                    greatest(curve).map_or(String::new(), |at| format!("{} ({})", percent(at.estimate.value), at.k))
+                };
+                row.extend([at(&results.pass), at(&results.majority)]);
+            }
+            row.extend([
+                percent(results.truncated.share),
+                percent(results.no_answer.share),
+                format!("{:.0}", results.lengths.mean),
+            ]);
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// What the comparisons say, a sentence each.
+pub(super) fn sentences(report: &Report) -> Vec<String> {
+    let of_entry = |entry: &Entry| {
+        let sentence = |other: &super::Against| {
+            format!("{}: {}", entry.data.benchmark, other.comparison.sentence(&report.identity.label, &other.label))
+        };
+        entry.against.iter().map(sentence).collect::<Vec<_>>()
+    };
+    report.benchmarks.iter().flat_map(of_entry).collect()
+}
+
+/// The report for a terminal, in lines that end in a line break.
+pub fn table(report: &Report) -> String {
+    let mut out = columns(&accuracy_rows(report));
+    if let Some(overall) = &report.overall {
+        let of =
+            |name: &str, estimate: &Estimate| format!("{name} {} ({})\n", percent(estimate.value), range(estimate));
+        out.push('\n');
+        out.push_str(&of("mean over benchmarks:", &overall.macro_mean));
+        out.push_str(&of("mean over problems:  ", &overall.micro_mean));
+    }
+    let sentences = sentences(report);
+    if !sentences.is_empty() {
+        out.push('\n');
+        out.push_str(&sentences.join("\n"));
+        out.push('\n');
+    }
+    for note in &report.notes {
+        out.push_str(&format!("\nnote: {note}\n"));
+    }
+    for entry in &report.benchmarks {
+        for warning in &entry.warnings {
+            out.push_str(&format!("\nwarning: {}: {warning}\n", entry.data.benchmark));
+        }
+    }
+    out
+}
