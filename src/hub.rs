@@ -36,9 +36,7 @@ pub enum HubError {
         revision: String,
     },
     /// No token, a wrong one, or one without access.
-    #[error(
-        "access to `{repo}` is refused (status {status}): accept its terms at {page} and set HF_TOKEN"
-    )]
+    #[error("access to `{repo}` is refused (status {status}): accept its terms at {page} and set HF_TOKEN")]
     Unauthorised {
         /// The repository.
         repo: String,
@@ -48,9 +46,7 @@ pub enum HubError {
         page: String,
     },
     /// Offline by `HF_HUB_OFFLINE`, and not in the cache.
-    #[error(
-        "`{repo}` is not in the cache `{cache}` and HF_HUB_OFFLINE is set: unset it, or give a folder"
-    )]
+    #[error("`{repo}` is not in the cache `{cache}` and HF_HUB_OFFLINE is set: unset it, or give a folder")]
     Offline {
         /// The repository.
         repo: String,
@@ -58,9 +54,7 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// The Hub cannot be reached, and the cache does not have it.
-    #[error(
-        "cannot reach the hub at {endpoint} and `{repo}` is not in the cache `{cache}`: {cause}"
-    )]
+    #[error("cannot reach the hub at {endpoint} and `{repo}` is not in the cache `{cache}`: {cause}")]
     Unreachable {
         /// The repository.
         repo: String,
@@ -146,11 +140,7 @@ pub struct Hub {
 impl Hub {
     /// Settings from the environment: offline if `HF_HUB_OFFLINE` is `1`, `true`, `yes` or `on`.
     pub fn from_env() -> Self {
-        Self {
-            offline: says_yes(std::env::var("HF_HUB_OFFLINE").ok().as_deref()),
-            progress: true,
-            ..Self::default()
-        }
+        Self { offline: says_yes(std::env::var("HF_HUB_OFFLINE").ok().as_deref()), progress: true, ..Self::default() }
     }
 
     /// The folder of a model: `path` itself if it exists, else its snapshot from the Hub.
@@ -160,12 +150,7 @@ impl Hub {
     /// safetensors, every shard of an index included.
     ///
     /// Errors: see [`HubError`].
-    pub fn model(
-        &self,
-        path: &str,
-        revision: Option<&str>,
-        weights: Weights,
-    ) -> Result<PathBuf, HubError> {
+    pub fn model(&self, path: &str, revision: Option<&str>, weights: Weights) -> Result<PathBuf, HubError> {
         let folder = if Path::new(path).exists() {
             PathBuf::from(path)
         } else {
@@ -196,22 +181,12 @@ impl Hub {
 
     #[cfg(not(feature = "hub"))]
     fn fetch_model(&self, repo: &str, _: Option<&str>, _: Weights) -> Result<PathBuf, HubError> {
-        Err(HubError::NotBuilt {
-            repo: repo.to_string(),
-        })
+        Err(HubError::NotBuilt { repo: repo.to_string() })
     }
 
     #[cfg(not(feature = "hub"))]
-    fn fetch_data_set(
-        &self,
-        repo: &str,
-        _: Option<&str>,
-        _: Option<&str>,
-        _: &str,
-    ) -> Result<Vec<PathBuf>, HubError> {
-        Err(HubError::NotBuilt {
-            repo: repo.to_string(),
-        })
+    fn fetch_data_set(&self, repo: &str, _: Option<&str>, _: Option<&str>, _: &str) -> Result<Vec<PathBuf>, HubError> {
+        Err(HubError::NotBuilt { repo: repo.to_string() })
     }
 }
 
@@ -224,24 +199,17 @@ fn check_name(path: &str) -> Result<(), HubError> {
     let is_word = |word: &str| {
         !word.is_empty()
             && !word.starts_with('.')
-            && word
-                .chars()
-                .all(|character| character.is_ascii_alphanumeric() || "-_.".contains(character))
+            && word.chars().all(|character| character.is_ascii_alphanumeric() || "-_.".contains(character))
     };
     match path.split_once('/') {
         Some((owner, name)) if is_word(owner) && is_word(name) => Ok(()),
-        _ => Err(HubError::NoSuchPath {
-            path: path.to_string(),
-        }),
+        _ => Err(HubError::NoSuchPath { path: path.to_string() }),
     }
 }
 
 /// What a model's folder must hold.
 fn check_model(path: &str, folder: &Path, weights: Weights) -> Result<(), HubError> {
-    let missing = |what: &str| HubError::MissingFile {
-        repo: path.to_string(),
-        what: what.to_string(),
-    };
+    let missing = |what: &str| HubError::MissingFile { repo: path.to_string(), what: what.to_string() };
     let has = |name: &str| folder.join(name).is_file();
     if !has("config.json") && !has("adapter_config.json") {
         return Err(missing("`config.json`"));
@@ -252,23 +220,15 @@ fn check_model(path: &str, folder: &Path, weights: Weights) -> Result<(), HubErr
     if !has("model.safetensors.index.json") {
         return match has("model.safetensors") {
             true => Ok(()),
-            false => Err(missing(
-                "`model.safetensors` or index of shards; only safetensors is read",
-            )),
+            false => Err(missing("`model.safetensors` or index of shards; only safetensors is read")),
         };
     }
     let index = std::fs::read(folder.join("model.safetensors.index.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
         .ok_or_else(|| missing("readable `model.safetensors.index.json`"))?;
-    let shards = index["weight_map"]
-        .as_object()
-        .ok_or_else(|| missing("`weight_map` in its index"))?;
-    match shards
-        .values()
-        .filter_map(|shard| shard.as_str())
-        .find(|shard| !has(shard))
-    {
+    let shards = index["weight_map"].as_object().ok_or_else(|| missing("`weight_map` in its index"))?;
+    match shards.values().filter_map(|shard| shard.as_str()).find(|shard| !has(shard)) {
         Some(shard) => Err(missing(&format!("shard `{shard}`, which its index names"))),
         None => Ok(()),
     }
@@ -297,34 +257,21 @@ pub(crate) fn choose_split(
             // The configuration's own name must not pass for a split.
             && names_word(strip_configuration(file, configuration), split, separators)
     };
-    let formats: &[&str] = if cfg!(feature = "parquet") {
-        &[".parquet", ".jsonl", ".json"]
-    } else {
-        &[".jsonl", ".json"]
-    };
+    let formats: &[&str] =
+        if cfg!(feature = "parquet") { &[".parquet", ".jsonl", ".json"] } else { &[".jsonl", ".json"] };
     let mut chosen = Vec::new();
     for separators in [&STRICT[..], &LOOSE[..]] {
         for format in formats {
             if chosen.is_empty() {
-                chosen = files
-                    .iter()
-                    .filter(|file| holds(file, format, separators))
-                    .cloned()
-                    .collect();
+                chosen = files.iter().filter(|file| holds(file, format, separators)).cloned().collect();
             }
         }
     }
     chosen.sort();
     if chosen.is_empty() {
-        let named = configuration
-            .map(|name| format!(" in configuration `{name}`"))
-            .unwrap_or_default();
+        let named = configuration.map(|name| format!(" in configuration `{name}`")).unwrap_or_default();
         let held: Vec<&str> = files.iter().map(String::as_str).take(8).collect();
-        let held = if held.is_empty() {
-            "no data files".to_string()
-        } else {
-            held.join(", ")
-        };
+        let held = if held.is_empty() { "no data files".to_string() } else { held.join(", ") };
         return Err(HubError::MissingFile {
             repo: repo.to_string(),
             what: format!("files of split `{split}`{named}; it holds {held}"),
@@ -333,21 +280,11 @@ pub(crate) fn choose_split(
     if configuration.is_none() {
         let mut folders: Vec<String> = chosen
             .iter()
-            .map(|file| {
-                file.split('/')
-                    .next()
-                    .filter(|_| file.contains('/'))
-                    .unwrap_or("")
-                    .to_string()
-            })
+            .map(|file| file.split('/').next().filter(|_| file.contains('/')).unwrap_or("").to_string())
             .collect();
         folders.dedup();
         if folders.len() > 1 {
-            return Err(HubError::Ambiguous {
-                repo: repo.to_string(),
-                kind: "configuration",
-                choices: folders,
-            });
+            return Err(HubError::Ambiguous { repo: repo.to_string(), kind: "configuration", choices: folders });
         }
     }
     Ok(chosen)
@@ -363,9 +300,7 @@ fn names_word(path: &str, word: &str, separators: &[char]) -> bool {
 }
 
 fn strip_configuration<'a>(file: &'a str, configuration: Option<&str>) -> &'a str {
-    match configuration
-        .and_then(|name| file.find(&format!("{name}/")).map(|at| at + name.len() + 1))
-    {
+    match configuration.and_then(|name| file.find(&format!("{name}/")).map(|at| at + name.len() + 1)) {
         Some(at) => &file[at..],
         None => file,
     }

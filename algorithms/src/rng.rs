@@ -29,12 +29,8 @@ impl Rng {
     /// 32 uniform bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
-            let counter = [
-                self.counter as u32,
-                (self.counter >> 32) as u32,
-                self.stream as u32,
-                (self.stream >> 32) as u32,
-            ];
+            let counter =
+                [self.counter as u32, (self.counter >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
             self.block = philox(counter, self.key);
             self.counter += 1;
             self.used = 0;

@@ -19,8 +19,6 @@ pub use reward::{ConfigError, Graded, Item, PerItem, Reward, RewardError, Reward
 /// root, or `tests/golden` there.
 #[cfg(test)]
 pub(crate) fn golden_folder() -> std::path::PathBuf {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate lies in the workspace");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
     root.join(std::env::var_os("CANDLEWICK_GOLDEN").unwrap_or_else(|| "tests/golden".into()))
 }

@@ -65,7 +65,8 @@ fn online_arithmetic(config: &Config, online: &Online<'_>) -> (Vec<Vec<String>>,
     let limit = online.budget.tokens.build().map_or(0, |t| t.largest());
     let completions = (prompts as f64 * mean).round() as usize;
     let updates = online.train.epochs * online.train.minibatches;
-    let update = format!("{} epochs x {} minibatches of each step's completions", online.train.epochs, online.train.minibatches);
+    let update =
+        format!("{} epochs x {} minibatches of each step's completions", online.train.epochs, online.train.minibatches);
     let mut step = vec![
         line(prompts, "prompts", format!("prompts.{}", online.prompts.variant())),
         line(format!("x {mean}"), "rollouts each", format!("budget.rollouts.{}", online.budget.rollouts.variant())),
@@ -80,17 +81,19 @@ fn online_arithmetic(config: &Config, online: &Online<'_>) -> (Vec<Vec<String>>,
     let mut run = vec![
         line(online.steps, "steps", if config.run.steps.is_some() { "run.steps" } else { "the default" }),
         line(online.steps * completions, "completions", ""),
-        line(online.steps * updates, "optimiser steps", format!("{} of them warm-up", config.optim.warmup(online.steps * updates))),
+        line(
+            online.steps * updates,
+            "optimiser steps",
+            format!("{} of them warm-up", config.optim.warmup(online.steps * updates)),
+        ),
     ];
     run.extend(evaluations(config, Some(online.steps)));
     (step, run)
 }
 
 fn offline_arithmetic(offline: &Offline) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
-    let step = vec![
-        line(offline.train.batch_size, "examples", "train.offline.batch_size"),
-        line(1, "optimiser step", ""),
-    ];
+    let step =
+        vec![line(offline.train.batch_size, "examples", "train.offline.batch_size"), line(1, "optimiser step", "")];
     let mut run = vec![line(offline.train.epochs, "epochs", "each as many steps as the data fill")];
     if let Some(steps) = offline.steps {
         run.push(line(steps, "steps at most", "run.steps"));
@@ -108,7 +111,11 @@ fn evaluations(config: &Config, steps: Option<usize>) -> Option<Vec<String>> {
         (0, _) | (_, None) => 0,
         (every, Some(steps)) => steps.saturating_sub(1) / every,
     };
-    Some(line(during + 2, "evaluations", format!("before, {during} times during and after, on {}", eval.benchmarks.join(", "))))
+    Some(line(
+        during + 2,
+        "evaluations",
+        format!("before, {during} times during and after, on {}", eval.benchmarks.join(", ")),
+    ))
 }
 
 /// What the run takes, part by part.
@@ -128,7 +135,9 @@ fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec) -> Re
     if let Some((total, free)) = machine {
         writeln!(out, "this machine has {}, of which {} are free", size(total), size(free))?;
         if estimate.peak() > free {
-            super::note("that is more than is free: lower `model.micro_batch_tokens`, train with [model.lora], or sample fewer rollouts");
+            super::note(
+                "that is more than is free: lower `model.micro_batch_tokens`, train with [model.lora], or sample fewer rollouts",
+            );
         }
     }
     Ok(())

@@ -27,12 +27,22 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
     let mut out = std::io::stdout().lock();
     section(&mut out, "build", &build())?;
     section(&mut out, "machine", &machine_rows())?;
-    section(&mut out, "rates", &[
-        row("read bandwidth", &format!("{:.1} GB/s, {} threads", read_bandwidth() / 1e9, rayon::current_num_threads())),
-        row("read, one thread", &format!("{:.1} GB/s", one_thread(read_bandwidth)? / 1e9)),
-        row("f32 matmul", &format!("{:.0} GFLOP/s at 1024 x 1024 x 1024", matmul_rate(&Device::Cpu, DType::F32, 1024)? / 1e9)),
-        row("f32 matmul, 16 rows", &format!("{:.0} GFLOP/s at 16 x 1024 x 1024", skinny_rate()? / 1e9)),
-    ])?;
+    section(
+        &mut out,
+        "rates",
+        &[
+            row(
+                "read bandwidth",
+                &format!("{:.1} GB/s, {} threads", read_bandwidth() / 1e9, rayon::current_num_threads()),
+            ),
+            row("read, one thread", &format!("{:.1} GB/s", one_thread(read_bandwidth)? / 1e9)),
+            row(
+                "f32 matmul",
+                &format!("{:.0} GFLOP/s at 1024 x 1024 x 1024", matmul_rate(&Device::Cpu, DType::F32, 1024)? / 1e9),
+            ),
+            row("f32 matmul, 16 rows", &format!("{:.0} GFLOP/s at 16 x 1024 x 1024", skinny_rate()? / 1e9)),
+        ],
+    )?;
     gpus(&mut out)
 }
 
@@ -47,8 +57,14 @@ fn row(name: &str, value: &str) -> Vec<String> {
 }
 
 fn build() -> Vec<Vec<String>> {
-    let features = [("hub", cfg!(feature = "hub")), ("parquet", cfg!(feature = "parquet")), ("gguf", cfg!(feature = "gguf")), ("cuda", cfg!(feature = "cuda"))];
-    let named = |on: bool| features.iter().filter(|(_, is_on)| *is_on == on).map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
+    let features = [
+        ("hub", cfg!(feature = "hub")),
+        ("parquet", cfg!(feature = "parquet")),
+        ("gguf", cfg!(feature = "gguf")),
+        ("cuda", cfg!(feature = "cuda")),
+    ];
+    let named =
+        |on: bool| features.iter().filter(|(_, is_on)| *is_on == on).map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
     let profile = if cfg!(debug_assertions) { "with checks (dev profile)" } else { "optimised (release profile)" };
     vec![
         row("version", concat!("candlewick ", env!("CARGO_PKG_VERSION"))),
@@ -104,7 +120,12 @@ fn instruction_sets() -> Vec<&'static str> {
 fn read_bandwidth() -> f64 {
     let words = vec![1_u64; 48 << 20];
     let chunk = words.len().div_ceil(rayon::current_num_threads() * 4);
-    let pass = || words.par_chunks(chunk).map(|part| part.iter().fold(0_u64, |sum, w| sum.wrapping_add(*w))).reduce(|| 0, u64::wrapping_add);
+    let pass = || {
+        words
+            .par_chunks(chunk)
+            .map(|part| part.iter().fold(0_u64, |sum, w| sum.wrapping_add(*w)))
+            .reduce(|| 0, u64::wrapping_add)
+    };
     (words.len() * 8) as f64 / seconds_a_pass(|| black_box(pass()))
 }
 
@@ -193,9 +214,15 @@ fn smoke_test(device: &Device) -> Result<Vec<Vec<String>>> {
     for (name, dtype) in [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)] {
         let rate = matmul_rate(device, dtype, 4096)?;
         let error = corner_error(device, dtype)?;
-        rows.push(row(&format!("{name} matmul"), &format!("{:.1} TFLOP/s at 4096, relative error {error:.1e}", rate / 1e12)));
+        rows.push(row(
+            &format!("{name} matmul"),
+            &format!("{:.1} TFLOP/s at 4096, relative error {error:.1e}", rate / 1e12),
+        ));
     }
-    rows.push(row("gradient", &format!("log-softmax and gather, largest difference from the CPU {:.1e}", gradient_error(device)?)));
+    rows.push(row(
+        "gradient",
+        &format!("log-softmax and gather, largest difference from the CPU {:.1e}", gradient_error(device)?),
+    ));
     Ok(rows)
 }
 

@@ -97,7 +97,8 @@ fn table_keys(out: &mut impl Write, mut keys: Vec<Key>) -> Result<()> {
 
 fn variant_list(out: &mut impl Write, path: &str, variants: &[Variant]) -> Result<()> {
     writeln!(out, "\none of")?;
-    let rows: Vec<Vec<String>> = variants.iter().map(|v| vec![format!("{path}.{}", v.name), first_line(v.doc)]).collect();
+    let rows: Vec<Vec<String>> =
+        variants.iter().map(|v| vec![format!("{path}.{}", v.name), first_line(v.doc)]).collect();
     write!(out, "{}", table::columns(&rows, 2))?;
     Ok(())
 }

@@ -34,7 +34,9 @@ fn sections(path: &str, shape: Shape, rows: &mut Vec<Vec<String>>) {
             for Key { name, shape, .. } in keys {
                 let below = format!("{path}.{name}");
                 match shape.form() {
-                    Form::Choice(variants) if variants.iter().any(|v| v.settings.is_some()) => sections(&below, shape, rows),
+                    Form::Choice(variants) if variants.iter().any(|v| v.settings.is_some()) => {
+                        sections(&below, shape, rows)
+                    }
                     Form::Table(_) => {
                         let doc = if shape.type_doc().is_empty() { shape.doc() } else { shape.type_doc() };
                         rows.push(vec![format!("  {below}"), first_line(doc)]);

@@ -27,7 +27,12 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
 pub(crate) fn columns(rows: &[Vec<String>], indent: usize) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widest = |column: usize| {
-        rows.iter().filter(|r| r.len() > 1).filter_map(|r| r.get(column)).map(|c| console::measure_text_width(c)).max().unwrap_or(0)
+        rows.iter()
+            .filter(|r| r.len() > 1)
+            .filter_map(|r| r.get(column))
+            .map(|c| console::measure_text_width(c))
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..count.saturating_sub(1)).map(widest).collect();
     let start = indent + widths.iter().map(|w| w + 2).sum::<usize>();

@@ -115,7 +115,8 @@ fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let objective = config.objective.variant();
     let mut lacks = |is_missing: bool, section: &str| {
         if is_missing {
-            let message = format!("missing section [{section}]: objective `{objective}` learns from completions that it samples");
+            let message =
+                format!("missing section [{section}]: objective `{objective}` learns from completions that it samples");
             findings.push(Finding { help: Some(format!("add [{section}]")), ..Finding::at("", message) });
         }
     };
@@ -180,9 +181,10 @@ fn groups(config: &Config, findings: &mut Vec<Finding>) {
 /// Whether an estimator's baseline or scale comes from the other completions of the same prompt.
 fn compares_within_group(advantage: &AdvantageConfig) -> bool {
     match advantage {
-        AdvantageConfig::Rfpp(_) | AdvantageConfig::Psr(_) | AdvantageConfig::Nsr(_) | AdvantageConfig::WReinforce(_) => {
-            false
-        }
+        AdvantageConfig::Rfpp(_)
+        | AdvantageConfig::Psr(_)
+        | AdvantageConfig::Nsr(_)
+        | AdvantageConfig::WReinforce(_) => false,
         AdvantageConfig::Group(_)
         | AdvantageConfig::Batch(_)
         | AdvantageConfig::None(_)
@@ -211,13 +213,20 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     }
     let readers = [
         (stages.reads.verdict, format!("objective.{}", config.objective.variant())),
-        (stages.advantage.as_ref().is_some_and(|a| a.reads_verdict()), stage("advantage", config.advantage.as_ref().map(|a| a.variant()))),
-        (stages.credit.as_ref().is_some_and(|c| c.reads_verdict()), stage("credit", config.credit.as_ref().map(|c| c.variant()))),
+        (
+            stages.advantage.as_ref().is_some_and(|a| a.reads_verdict()),
+            stage("advantage", config.advantage.as_ref().map(|a| a.variant())),
+        ),
+        (
+            stages.credit.as_ref().is_some_and(|c| c.reads_verdict()),
+            stage("credit", config.credit.as_ref().map(|c| c.variant())),
+        ),
     ];
     if let Some((_, reader)) = readers.iter().find(|(reads, _)| *reads)
         && let Err(error) = rewards.verdict()
     {
-        let path = if config.reward.as_ref().is_some_and(|r| r.verdict.is_some()) { "reward.verdict" } else { "reward" };
+        let path =
+            if config.reward.as_ref().is_some_and(|r| r.verdict.is_some()) { "reward.verdict" } else { "reward" };
         findings.push(Finding::at(path, format!("`{reader}` must know which completions are right: {error}")));
     }
 }
@@ -244,7 +253,10 @@ fn offline(config: &Config, findings: &mut Vec<Finding>) {
 }
 
 fn unread(section: &str, why: &str) -> Finding {
-    Finding { help: Some("remove the section".into()), ..Finding::at(section, format!("nothing reads [{section}]: {why}")) }
+    Finding {
+        help: Some("remove the section".into()),
+        ..Finding::at(section, format!("nothing reads [{section}]: {why}"))
+    }
 }
 
 /// A reference model is there exactly if something needs its log-probs.
@@ -269,10 +281,14 @@ fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
         findings.push(unread("model.reference", &why));
     }
     if reference.revision.is_some() && reference.path.is_none() && model.revision == reference.revision {
-        findings.push(Finding::at("model.reference.revision", "`model.reference.revision` repeats `model.revision`: remove it"));
+        findings.push(Finding::at(
+            "model.reference.revision",
+            "`model.reference.revision` repeats `model.revision`: remove it",
+        ));
     }
     if reference.path.as_ref().is_some_and(|p| p.ends_with(".gguf")) && !cfg!(feature = "gguf") {
-        let message = "a `.gguf` reference needs a build with the `gguf` feature: cargo build --release --features gguf";
+        let message =
+            "a `.gguf` reference needs a build with the `gguf` feature: cargo build --release --features gguf";
         findings.push(Finding { is_key: false, ..Finding::at("model.reference.path", message) });
     }
 }
@@ -296,10 +312,16 @@ fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
     }
     if eval.every > 0 && eval.benchmarks.is_empty() {
         let message = "nothing reads `eval.every`: `eval.benchmarks` is empty";
-        findings.push(Finding { help: Some("name a benchmark, or remove `every`".into()), ..Finding::at("eval.every", message) });
+        findings.push(Finding {
+            help: Some("name a benchmark, or remove `every`".into()),
+            ..Finding::at("eval.every", message)
+        });
     }
     if eval.samples > 1 && eval.temperature == 0.0 {
-        let message = format!("{} samples at temperature 0 are the same completion {} times: set `eval.temperature` above 0, or `eval.samples` to 1", eval.samples, eval.samples);
+        let message = format!(
+            "{} samples at temperature 0 are the same completion {} times: set `eval.temperature` above 0, or `eval.samples` to 1",
+            eval.samples, eval.samples
+        );
         findings.push(Finding { is_key: false, ..Finding::at("eval.samples", message) });
     }
 }
@@ -315,7 +337,11 @@ fn output(config: &Config) -> Option<Finding> {
         Some("it is not a folder".into())
     }?;
     let message = format!("cannot write to `{}`: {problem}", existing.display());
-    Some(Finding { is_key: false, help: Some("choose another `run.output`".into()), ..Finding::at("run.output", message) })
+    Some(Finding {
+        is_key: false,
+        help: Some("choose another `run.output`".into()),
+        ..Finding::at("run.output", message)
+    })
 }
 
 #[cfg(test)]

@@ -116,15 +116,15 @@ fn a_group_of_one_has_nothing_to_compare() {
 #[test]
 fn groups_are_never_cut_into_minibatches() {
     let sets = ["prompts.shuffle.per_step=4", "train.online.minibatches=8"];
-    assert_eq!(
-        refused(ONLINE, &sets),
-        "8 minibatches cannot be cut from a step of 4 groups: groups are never cut"
-    );
+    assert_eq!(refused(ONLINE, &sets), "8 minibatches cannot be cut from a step of 4 groups: groups are never cut");
 }
 
 #[test]
 fn adapters_of_a_sampled_run_have_no_dropout() {
-    assert!(refused(ONLINE, &["model.lora.dropout=0.1"]).starts_with("`model.lora.dropout` must be 0 with objective `grpo`"));
+    assert!(
+        refused(ONLINE, &["model.lora.dropout=0.1"])
+            .starts_with("`model.lora.dropout` must be 0 with objective `grpo`")
+    );
     Config::parse("run.toml", OFFLINE, &["model.lora.dropout=0.1".into()]).unwrap_or_else(|e| panic!("{e}"));
 }
 

@@ -275,7 +275,10 @@ fn inspect_choice(table: &DeTable<'_>, variants: &[Variant], path: &mut Keys, fi
             path.push(last.to_string());
             findings.push(Finding {
                 help: Some(format!("a stage has one variant: keep [{section}.{first}] or [{section}.{last}]")),
-                ..Finding::at(&path.join("."), format!("[{section}] has {} variants: {}", several.len(), known.join(", ")))
+                ..Finding::at(
+                    &path.join("."),
+                    format!("[{section}] has {} variants: {}", several.len(), known.join(", ")),
+                )
             });
             path.pop();
         }
@@ -327,7 +330,9 @@ fn missing_key(path: &Keys, key: &Key) -> Finding {
             let message = format!("missing section [{dotted}]: add [{dotted}.{}] or another variant", names[0]);
             (message, format!("variants: {}", names.join(", ")))
         }
-        Form::Table(_) => (format!("missing section [{dotted}]: add it"), key.shape.doc().lines().next().unwrap_or("").into()),
+        Form::Table(_) => {
+            (format!("missing section [{dotted}]: add it"), key.shape.doc().lines().next().unwrap_or("").into())
+        }
         _ => {
             let section = path.join(".");
             let message = format!("missing key `{}` in [{section}]: add it ({})", key.name, key.shape.describe());

@@ -88,7 +88,9 @@ fn parse(raw: &str, shape: Option<Shape>) -> Value {
         _ => false,
     });
     match parsed {
-        Some(value) if value.is_str() || !is_text || value.is_array() || value.is_inline_table() => value.decorated("", ""),
+        Some(value) if value.is_str() || !is_text || value.is_array() || value.is_inline_table() => {
+            value.decorated("", "")
+        }
         _ => Value::from(raw),
     }
 }
@@ -103,7 +105,8 @@ mod tests {
 
     #[test]
     fn values_are_toml_and_bare_words_are_strings() {
-        let sets = ["run.seed=7", "run.name=2024", "data.train=gsm8k:train", "optim.learning_rate = 1e-5", "model.device=cpu"];
+        let sets =
+            ["run.seed=7", "run.name=2024", "data.train=gsm8k:train", "optim.learning_rate = 1e-5", "model.device=cpu"];
         let text = edited("[run]\nseed = 1 # kept\n", &sets).text;
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table["run"]["seed"].as_integer(), Some(7));

@@ -109,7 +109,9 @@ impl Shape {
     pub fn doc(self) -> &'static str {
         let described = |node: &'static Value| node.get("description").and_then(Value::as_str);
         described(self.node)
-            .or_else(|| self.alternatives().into_iter().find_map(|s| described(s.node).or_else(|| described(s.target()))))
+            .or_else(|| {
+                self.alternatives().into_iter().find_map(|s| described(s.node).or_else(|| described(s.target())))
+            })
             .or_else(|| described(self.target()))
             .unwrap_or("")
     }
@@ -176,7 +178,8 @@ impl Shape {
     fn target(self) -> &'static Value {
         let mut node = self.node;
         while let Some(path) = node.get("$ref").and_then(Value::as_str) {
-            node = schema().pointer(path.trim_start_matches('#')).expect("schemars writes only references that resolve");
+            node =
+                schema().pointer(path.trim_start_matches('#')).expect("schemars writes only references that resolve");
         }
         node
     }

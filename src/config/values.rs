@@ -32,7 +32,12 @@ impl Values {
 fn run(config: &Config, values: &mut Values) {
     let name = &config.run.name;
     if name.contains(['/', '\\']) || name == "." || name == ".." {
-        values.refuse("run.name", &format!("`run.name` is the name of a folder, not a path like `{name}`: set `run.output` to choose where it lies"));
+        values.refuse(
+            "run.name",
+            &format!(
+                "`run.name` is the name of a folder, not a path like `{name}`: set `run.output` to choose where it lies"
+            ),
+        );
     }
 }
 
@@ -64,7 +69,10 @@ fn rollout(config: &Config, values: &mut Values) {
     let is_share = (0.0..1.0).contains(&discrete.min_p);
     values.require(&at("min_p"), discrete.min_p, is_share, "it lies from 0, which keeps all tokens, to below 1");
     if discrete.stop.iter().any(String::is_empty) {
-        values.refuse(&at("stop"), "`rollout.discrete.stop` holds an empty text, which every completion contains: remove it");
+        values.refuse(
+            &at("stop"),
+            "`rollout.discrete.stop` holds an empty text, which every completion contains: remove it",
+        );
     }
 }
 
@@ -72,7 +80,12 @@ fn optim(config: &Config, values: &mut Values) {
     let optim = &config.optim;
     values.require("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0.0, "set it above 0");
     values.require("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0.0, "it is 0 or above");
-    values.require("optim.max_grad_norm", optim.max_grad_norm, optim.max_grad_norm >= 0.0, "it is above 0, or 0 for no clipping");
+    values.require(
+        "optim.max_grad_norm",
+        optim.max_grad_norm,
+        optim.max_grad_norm >= 0.0,
+        "it is above 0, or 0 for no clipping",
+    );
     values.require("optim.eps", optim.eps, optim.eps > 0.0, "it keeps a division from 0: set it above 0, such as 1e-8");
     for (path, beta) in [("optim.beta1", optim.beta1), ("optim.beta2", optim.beta2)] {
         values.require(path, beta, (0.0..1.0).contains(&beta), "a decay lies from 0 to below 1");

@@ -90,9 +90,7 @@ impl PromptForm {
     }
 
     fn with_system(&self, mut messages: Vec<Message>) -> Vec<Message> {
-        let has_system = messages
-            .first()
-            .is_some_and(|message| message.role == "system");
+        let has_system = messages.first().is_some_and(|message| message.role == "system");
         if let (Some(system), false) = (&self.system, has_system) {
             messages.insert(0, Message::system(system));
         }
@@ -114,11 +112,7 @@ struct Fields {
 
 impl<'a> RowReader<'a> {
     pub(super) fn new(config: &'a DataConfig, source: &'a str) -> Self {
-        Self {
-            columns: &config.columns,
-            form: PromptForm::new(config),
-            source,
-        }
+        Self { columns: &config.columns, form: PromptForm::new(config), source }
     }
 
     /// One row. Errors name the field; the caller adds the place.
@@ -137,25 +131,16 @@ impl<'a> RowReader<'a> {
             return self.preference(row, id, chosen, rejected);
         }
         if let Some((name, text)) = row.take(&names.text, &[], "text")? {
-            return Ok(Example::Text {
-                id,
-                text: string(text, &name)?,
-            });
+            return Ok(Example::Text { id, text: string(text, &name)? });
         }
         if let Some(messages) = row.take(&names.messages, &["messages"], "messages")? {
             return self.conversation(row, id, messages);
         }
         let Some((prompt, text)) = self.prompt(&mut row)? else {
             if let Some((name, text)) = row.take(&None, &["text"], "text")? {
-                return Ok(Example::Text {
-                    id,
-                    text: string(text, &name)?,
-                });
+                return Ok(Example::Text { id, text: string(text, &name)? });
             }
-            bail!(
-                "no prompt, problem, messages or text among the fields {}: name them in [data.columns]",
-                row.names()
-            );
+            bail!("no prompt, problem, messages or text among the fields {}: name them in [data.columns]", row.names());
         };
         let mut answer = row.answer(&names.answer)?;
         let mut completion = match row.take(&names.completion, &COMPLETION, "completion")? {
@@ -171,22 +156,13 @@ impl<'a> RowReader<'a> {
         if let (None, Some((_, Reply::Text(solution)))) = (&answer, &completion) {
             answer = last_boxed(solution);
         }
-        let problem = Problem {
-            id,
-            prompt,
-            text,
-            answer,
-            meta: row.map,
-        };
+        let problem = Problem { id, prompt, text, answer, meta: row.map };
         match completion {
             None => Ok(Example::Prompt(problem)),
             Some((name, completion)) => {
                 let completion = in_form_of(&problem.prompt, completion)
                     .with_context(|| format!("field `{name}` does not fit the prompt"))?;
-                Ok(Example::Completion {
-                    problem,
-                    completion,
-                })
+                Ok(Example::Completion { problem, completion })
             }
         }
     }
@@ -222,15 +198,9 @@ impl<'a> RowReader<'a> {
             return Ok(Some((self.form.of_problem(&text, false), text)));
         }
         let text = if let Some((body, question)) = row.pair("Body", "Question") {
-            let stop = if body.ends_with(['.', '!', '?', ',']) {
-                ""
-            } else {
-                "."
-            };
+            let stop = if body.ends_with(['.', '!', '?', ',']) { "" } else { "." };
             format!("{body}{stop} {question}")
-        } else if let Some((name, instruction)) =
-            row.take(&None, &["instruction"], "instruction")?
-        {
+        } else if let Some((name, instruction)) = row.take(&None, &["instruction"], "instruction")? {
             let instruction = string(instruction, &name)?;
             match row.map.shift_remove("input") {
                 Some(Json::String(input)) if !input.trim().is_empty() => {
@@ -244,52 +214,26 @@ impl<'a> RowReader<'a> {
         Ok(Some((self.form.of_problem(&text, false), text)))
     }
 
-    fn preference(
-        &self,
-        mut row: Fields,
-        id: String,
-        chosen: Reply,
-        rejected: Reply,
-    ) -> Result<Example> {
+    fn preference(&self, mut row: Fields, id: String, chosen: Reply, rejected: Reply) -> Result<Example> {
         // Replies that repeat the conversation from its start hold the prompt themselves.
         let is_whole = |reply: &Reply| matches!(reply, Reply::Messages(messages) if messages.first().is_some_and(|first| first.role != "assistant"));
-        let explicit = if is_whole(&chosen) && is_whole(&rejected) {
-            None
-        } else {
-            self.prompt(&mut row)?
-        };
+        let explicit = if is_whole(&chosen) && is_whole(&rejected) { None } else { self.prompt(&mut row)? };
         let (prompt, text, chosen, rejected) = match explicit {
             Some((prompt, text)) => {
-                let chosen = in_form_of(&prompt, chosen)
-                    .context("field `chosen` does not fit the prompt")?;
-                let rejected = in_form_of(&prompt, rejected)
-                    .context("field `rejected` does not fit the prompt")?;
+                let chosen = in_form_of(&prompt, chosen).context("field `chosen` does not fit the prompt")?;
+                let rejected = in_form_of(&prompt, rejected).context("field `rejected` does not fit the prompt")?;
                 (prompt, text, chosen, rejected)
             }
             None => self.implicit_prompt(chosen, rejected)?,
         };
         let answer = row.answer(&self.columns.answer)?;
-        let problem = Problem {
-            id,
-            prompt,
-            text,
-            answer,
-            meta: row.map,
-        };
-        Ok(Example::Preference {
-            problem,
-            chosen,
-            rejected,
-        })
+        let problem = Problem { id, prompt, text, answer, meta: row.map };
+        Ok(Example::Preference { problem, chosen, rejected })
     }
 
     /// The longest common beginning of both replies, as TRL's `extract_prompt` cuts it: a text is
     /// cut before the space that precedes the first difference.
-    fn implicit_prompt(
-        &self,
-        chosen: Reply,
-        rejected: Reply,
-    ) -> Result<(Prompt, String, Reply, Reply)> {
+    fn implicit_prompt(&self, chosen: Reply, rejected: Reply) -> Result<(Prompt, String, Reply, Reply)> {
         match (chosen, rejected) {
             (Reply::Text(chosen), Reply::Text(rejected)) => {
                 let mut at = chosen
@@ -305,61 +249,32 @@ impl<'a> RowReader<'a> {
                 }
                 let prompt = chosen[..at].to_string();
                 if prompt.is_empty() {
-                    bail!(
-                        "no prompt: `chosen` and `rejected` have no common beginning; add a field `prompt`"
-                    );
+                    bail!("no prompt: `chosen` and `rejected` have no common beginning; add a field `prompt`");
                 }
                 let (chosen, rejected) = (chosen[at..].to_string(), rejected[at..].to_string());
-                Ok((
-                    Prompt::Text(prompt.clone()),
-                    prompt,
-                    Reply::Text(chosen),
-                    Reply::Text(rejected),
-                ))
+                Ok((Prompt::Text(prompt.clone()), prompt, Reply::Text(chosen), Reply::Text(rejected)))
             }
             (Reply::Messages(mut chosen), Reply::Messages(mut rejected)) => {
-                let common = chosen
-                    .iter()
-                    .zip(&rejected)
-                    .take_while(|(left, right)| left == right)
-                    .count();
+                let common = chosen.iter().zip(&rejected).take_while(|(left, right)| left == right).count();
                 if common == 0 || common == chosen.len() || common == rejected.len() {
-                    bail!(
-                        "no prompt: `chosen` and `rejected` must begin alike and end differently"
-                    );
+                    bail!("no prompt: `chosen` and `rejected` must begin alike and end differently");
                 }
                 let replies = (chosen.split_off(common), rejected.split_off(common));
                 let text = conversation_text(&chosen);
-                Ok((
-                    self.form.of_messages(chosen)?,
-                    text,
-                    Reply::Messages(replies.0),
-                    Reply::Messages(replies.1),
-                ))
+                Ok((self.form.of_messages(chosen)?, text, Reply::Messages(replies.0), Reply::Messages(replies.1)))
             }
             _ => bail!("`chosen` and `rejected` must both be text or both be messages"),
         }
     }
 
-    fn conversation(
-        &self,
-        mut row: Fields,
-        id: String,
-        (name, value): (String, Json),
-    ) -> Result<Example> {
+    fn conversation(&self, mut row: Fields, id: String, (name, value): (String, Json)) -> Result<Example> {
         let mut messages = messages(value, &name)?;
         let answer = row.answer(&self.columns.answer)?;
         let ends_with_assistant = messages.last().is_some_and(|last| last.role == "assistant");
         if !ends_with_assistant {
             let text = conversation_text(&messages);
             let prompt = self.form.of_messages(messages)?;
-            return Ok(Example::Prompt(Problem {
-                id,
-                prompt,
-                text,
-                answer,
-                meta: row.map,
-            }));
+            return Ok(Example::Prompt(Problem { id, prompt, text, answer, meta: row.map }));
         }
         messages = self.form.with_system(messages);
         Ok(Example::Conversation { id, messages })
@@ -369,16 +284,9 @@ impl<'a> RowReader<'a> {
 impl Fields {
     /// Removes a field: the configured one, which must be there, or the first of the usual ones
     /// that is there and not null.
-    fn take(
-        &mut self,
-        configured: &Option<String>,
-        usual: &[&str],
-        role: &str,
-    ) -> Result<Option<(String, Json)>> {
+    fn take(&mut self, configured: &Option<String>, usual: &[&str], role: &str) -> Result<Option<(String, Json)>> {
         if let Some(path) = configured {
-            let (first, rest) = path
-                .split_once('.')
-                .map_or((path.as_str(), None), |(first, rest)| (first, Some(rest)));
+            let (first, rest) = path.split_once('.').map_or((path.as_str(), None), |(first, rest)| (first, Some(rest)));
             let value = match rest {
                 // A field of an object stays where it is: others may be needed from the same one.
                 Some(rest) => self
@@ -394,9 +302,7 @@ impl Fields {
                 None => bail!("no field `{path}` (columns.{role}) among {}", self.names()),
             };
         }
-        let name = usual
-            .iter()
-            .find(|name| self.map.get(**name).is_some_and(|value| !value.is_null()));
+        let name = usual.iter().find(|name| self.map.get(**name).is_some_and(|value| !value.is_null()));
         Ok(name.and_then(|name| Some(((*name).to_string(), self.map.shift_remove(*name)?))))
     }
 
@@ -404,8 +310,7 @@ impl Fields {
         match self.take(configured, &ANSWER, "answer")? {
             None => Ok(None),
             Some((name, Json::Array(items))) => {
-                let items: Result<Vec<String>> =
-                    items.iter().map(|item| scalar(item, &name)).collect();
+                let items: Result<Vec<String>> = items.iter().map(|item| scalar(item, &name)).collect();
                 Ok(Some(items?.join(", ")))
             }
             Some((name, value)) => scalar(&value, &name).map(Some),
@@ -439,16 +344,11 @@ fn scalar(value: &Json, name: &str) -> Result<String> {
     match value {
         Json::String(text) => Ok(text.clone()),
         Json::Number(number) => match number.as_f64() {
-            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => {
-                Ok(format!("{float:.0}"))
-            }
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => Ok(format!("{float:.0}")),
             _ => Ok(number.to_string()),
         },
         Json::Bool(truth) => Ok(truth.to_string()),
-        other => bail!(
-            "field `{name}` must be a string or a number, found {}",
-            kind(other)
-        ),
+        other => bail!("field `{name}` must be a string or a number, found {}", kind(other)),
     }
 }
 
@@ -471,19 +371,14 @@ fn reply(value: Json, name: &str) -> Result<Reply> {
         Json::Array(_) => messages(value, name).map(Reply::Messages),
         // TRL allows a single message where a list is meant.
         Json::Object(_) => messages(Json::Array(vec![value]), name).map(Reply::Messages),
-        other => bail!(
-            "field `{name}` must be a string or a list of messages, found {}",
-            kind(&other)
-        ),
+        other => bail!("field `{name}` must be a string or a list of messages, found {}", kind(&other)),
     }
 }
 
 /// Benchmarks keep several solutions in a list; the first stands for all.
 fn first_of(value: Json) -> Json {
     match value {
-        Json::Array(mut items) if items.first().is_some_and(Json::is_string) => {
-            items.swap_remove(0)
-        }
+        Json::Array(mut items) if items.first().is_some_and(Json::is_string) => items.swap_remove(0),
         other => other,
     }
 }
@@ -491,13 +386,9 @@ fn first_of(value: Json) -> Json {
 /// A text in reply to messages is an assistant message; messages in reply to a text do not fit.
 fn in_form_of(prompt: &Prompt, reply: Reply) -> Result<Reply> {
     match (prompt, reply) {
-        (Prompt::Messages(_), Reply::Text(text)) => {
-            Ok(Reply::Messages(vec![Message::assistant(text)]))
-        }
+        (Prompt::Messages(_), Reply::Text(text)) => Ok(Reply::Messages(vec![Message::assistant(text)])),
         (Prompt::Text(_), Reply::Messages(_)) => {
-            bail!(
-                "the prompt is plain text and the reply a list of messages: set `data.conversational = true`"
-            )
+            bail!("the prompt is plain text and the reply a list of messages: set `data.conversational = true`")
         }
         (_, reply) => Ok(reply),
     }
@@ -513,10 +404,7 @@ fn gsm8k_answer(text: &str) -> Option<(String, String)> {
 
 /// The contents of the last `\boxed{...}`, braces balanced.
 fn last_boxed(text: &str) -> Option<String> {
-    let start = ["\\boxed{", "\\fbox{"]
-        .iter()
-        .filter_map(|mark| Some(text.rfind(mark)? + mark.len()))
-        .max()?;
+    let start = ["\\boxed{", "\\fbox{"].iter().filter_map(|mark| Some(text.rfind(mark)? + mark.len())).max()?;
     let mut depth = 1;
     for (at, character) in text[start..].char_indices() {
         match character {

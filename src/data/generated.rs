@@ -38,22 +38,9 @@ pub enum Kind {
 
 impl Kind {
     /// The names in `generated:NAME`.
-    pub const NAMES: [&'static str; 6] = [
-        "addition",
-        "subtraction",
-        "multiplication",
-        "sums",
-        "mixed",
-        "linear",
-    ];
-    const ALL: [Self; 6] = [
-        Self::Addition,
-        Self::Subtraction,
-        Self::Multiplication,
-        Self::Sums,
-        Self::Mixed,
-        Self::Linear,
-    ];
+    pub const NAMES: [&'static str; 6] = ["addition", "subtraction", "multiplication", "sums", "mixed", "linear"];
+    const ALL: [Self; 6] =
+        [Self::Addition, Self::Subtraction, Self::Multiplication, Self::Sums, Self::Mixed, Self::Linear];
 
     /// The name in `generated:NAME`.
     pub fn name(self) -> &'static str {
@@ -80,16 +67,11 @@ impl FromStr for Kind {
         }
         let nearest = Self::NAMES
             .iter()
-            .max_by(|left, right| {
-                strsim::jaro_winkler(left, name).total_cmp(&strsim::jaro_winkler(right, name))
-            })
+            .max_by(|left, right| strsim::jaro_winkler(left, name).total_cmp(&strsim::jaro_winkler(right, name)))
             .filter(|known| strsim::jaro_winkler(known, name) > 0.8)
             .map(|known| format!("; did you mean `{known}`?"))
             .unwrap_or_default();
-        bail!(
-            "no generator `{name}`{nearest} there are: {}",
-            Self::NAMES.join(", ")
-        )
+        bail!("no generator `{name}`{nearest} there are: {}", Self::NAMES.join(", "))
     }
 }
 
@@ -172,12 +154,7 @@ pub struct Demonstrations {
 
 impl Default for Demonstrations {
     fn default() -> Self {
-        Self {
-            verbose: 2.0,
-            terse: 1.0,
-            direct: 0.5,
-            per_problem: 1,
-        }
+        Self { verbose: 2.0, terse: 1.0, direct: 0.5, per_problem: 1 }
     }
 }
 
@@ -191,17 +168,10 @@ impl GeneratedConfig {
     /// Checks ranges. Errors name the option.
     pub fn check(&self) -> Result<()> {
         if !(1..=12).contains(&self.digits) {
-            bail!(
-                "`data.generated.digits` must be 1 to 12, not `{}`",
-                self.digits
-            );
+            bail!("`data.generated.digits` must be 1 to 12, not `{}`", self.digits);
         }
         if self.largest() < self.min || self.largest() > 1_000_000_000_000 {
-            bail!(
-                "`data.generated` needs min <= max <= 10^12: min is `{}`, max is `{}`",
-                self.min,
-                self.largest()
-            );
+            bail!("`data.generated` needs min <= max <= 10^12: min is `{}`, max is `{}`", self.min, self.largest());
         }
         for (name, terms) in [
             ("min_terms", self.min_terms),
@@ -216,10 +186,7 @@ impl GeneratedConfig {
             bail!("`data.generated` counts must be at least 1");
         }
         if !(self.held_out > 0.0 && self.held_out < 1.0) {
-            bail!(
-                "`data.generated.held_out` must be above 0 and below 1, not `{}`",
-                self.held_out
-            );
+            bail!("`data.generated.held_out` must be above 0 and below 1, not `{}`", self.held_out);
         }
         if let Some(question) = &self.question
             && !question.contains("{expression}")
@@ -231,10 +198,7 @@ impl GeneratedConfig {
         }
         if let Some(mix) = &self.demonstrations {
             let weights = mix.weights();
-            if weights
-                .iter()
-                .any(|weight| !weight.is_finite() || *weight < 0.0)
-            {
+            if weights.iter().any(|weight| !weight.is_finite() || *weight < 0.0) {
                 bail!("`data.generated.demonstrations` weights must be 0 or more");
             }
             let used = weights.iter().filter(|weight| **weight > 0.0).count();
@@ -249,23 +213,17 @@ impl GeneratedConfig {
     }
 
     fn largest(&self) -> u64 {
-        self.max
-            .unwrap_or(10u64.saturating_pow(self.digits).saturating_sub(1))
+        self.max.unwrap_or(10u64.saturating_pow(self.digits).saturating_sub(1))
     }
 
     fn terms(&self, kind: Kind) -> Result<(usize, usize)> {
         let Some((fewest, most)) = kind.terms() else {
             if self.min_terms.or(self.max_terms).is_some() {
-                bail!(
-                    "`{}` problems have a fixed number of terms: leave out min_terms and max_terms",
-                    kind.name()
-                );
+                bail!("`{}` problems have a fixed number of terms: leave out min_terms and max_terms", kind.name());
             }
             return Ok((2, 2));
         };
-        let low = self
-            .min_terms
-            .unwrap_or(fewest.min(self.max_terms.unwrap_or(fewest)));
+        let low = self.min_terms.unwrap_or(fewest.min(self.max_terms.unwrap_or(fewest)));
         let high = self.max_terms.unwrap_or(most.max(low));
         if low > high {
             bail!("`data.generated` needs min_terms <= max_terms: `{low}` and `{high}`");
@@ -311,11 +269,7 @@ pub(super) fn examples(
                 Some(Amount::Count(count)) => Some(count),
                 _ => options.held_out_count,
             };
-            (
-                options.held_out_min_terms.unwrap_or(low).max(low),
-                explicit,
-                1000,
-            )
+            (options.held_out_min_terms.unwrap_or(low).max(low), explicit, 1000)
         }
     };
     if low > high {
@@ -349,11 +303,7 @@ pub(super) fn examples(
         bail!(
             "only `{}` distinct {} problems exist for `{wanted}` asked: raise digits or terms",
             tasks.len(),
-            if split == Split::Train {
-                "training"
-            } else {
-                "held-out"
-            }
+            if split == Split::Train { "training" } else { "held-out" }
         );
     }
     if tasks.is_empty() {
@@ -409,9 +359,7 @@ fn draw(kind: Kind, options: &GeneratedConfig, terms: usize, rng: &mut Rng) -> R
         }
         Kind::Mixed => {
             let operands: Vec<i64> = (0..terms).map(|_| operand(min)).collect();
-            let signs: Vec<char> = (1..terms)
-                .map(|_| if rng.below(2) == 0 { '+' } else { '-' })
-                .collect();
+            let signs: Vec<char> = (1..terms).map(|_| if rng.below(2) == 0 { '+' } else { '-' }).collect();
             chain(&operands, &signs)
         }
     }
@@ -430,29 +378,15 @@ fn chain(operands: &[i64], signs: &[char]) -> Result<Task> {
             '-' => total.checked_sub(operand_wide),
             _ => total.checked_mul(operand_wide),
         };
-        let Some(next) = next else {
-            bail!("results do not fit 128 bits: lower digits or terms")
-        };
+        let Some(next) = next else { bail!("results do not fit 128 bits: lower digits or terms") };
         expression.push_str(&format!(" {sign} {operand}"));
         total = next;
         steps.push((step, total));
     }
-    Ok(Task {
-        expression,
-        operands: operands.to_vec(),
-        answer: total,
-        steps,
-        terms: operands.len(),
-    })
+    Ok(Task { expression, operands: operands.to_vec(), answer: total, steps, terms: operands.len() })
 }
 
-fn problem(
-    kind: Kind,
-    options: &GeneratedConfig,
-    form: &PromptForm,
-    task: &Task,
-    at: usize,
-) -> Problem {
+fn problem(kind: Kind, options: &GeneratedConfig, form: &PromptForm, task: &Task, at: usize) -> Problem {
     let text = match options.style {
         Style::Bare if kind == Kind::Linear => format!("{},x=", task.expression.replace(' ', "")),
         Style::Bare => format!("{}=", task.expression.replace(' ', "")),
@@ -478,22 +412,14 @@ fn problem(
 }
 
 /// Draws `per_problem` different lengths by weight, without replacement.
-fn demonstrations(
-    mix: &Demonstrations,
-    problem: &Problem,
-    task: &Task,
-    rng: &mut Rng,
-) -> Vec<Example> {
+fn demonstrations(mix: &Demonstrations, problem: &Problem, task: &Task, rng: &mut Rng) -> Vec<Example> {
     let mut weights = mix.weights();
     (0..mix.per_problem)
         .map(|_| {
             let total: f64 = weights.iter().sum();
             let mut left = rng.uniform() * total;
             // Rounding may leave a rest beyond the last weight: that one is taken then.
-            let last = weights
-                .iter()
-                .rposition(|weight| *weight > 0.0)
-                .unwrap_or(0);
+            let last = weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0);
             let length = weights
                 .iter()
                 .position(|weight| {
@@ -510,28 +436,15 @@ fn demonstrations(
             let name = ["verbose", "terse", "direct"][length];
             let mut problem = problem.clone();
             problem.id = format!("{}:{name}", problem.id);
-            Example::Completion {
-                problem,
-                completion,
-            }
+            Example::Completion { problem, completion }
         })
         .collect()
 }
 
 fn solution(task: &Task, length: usize) -> String {
     match length {
-        0 => task
-            .steps
-            .iter()
-            .map(|(step, result)| format!("{step}={result}"))
-            .collect::<Vec<_>>()
-            .join(";"),
-        1 => task
-            .steps
-            .iter()
-            .map(|(_, result)| result.to_string())
-            .collect::<Vec<_>>()
-            .join(","),
+        0 => task.steps.iter().map(|(step, result)| format!("{step}={result}")).collect::<Vec<_>>().join(";"),
+        1 => task.steps.iter().map(|(_, result)| result.to_string()).collect::<Vec<_>>().join(","),
         _ => task.answer.to_string(),
     }
 }

@@ -104,9 +104,7 @@ impl Example {
     /// The row's name.
     pub fn id(&self) -> &str {
         match self {
-            Self::Prompt(problem)
-            | Self::Completion { problem, .. }
-            | Self::Preference { problem, .. } => &problem.id,
+            Self::Prompt(problem) | Self::Completion { problem, .. } | Self::Preference { problem, .. } => &problem.id,
             Self::Text { id, .. } | Self::Conversation { id, .. } => id,
         }
     }
@@ -114,9 +112,9 @@ impl Example {
     /// The problem, where the row has one.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
-            Self::Prompt(problem)
-            | Self::Completion { problem, .. }
-            | Self::Preference { problem, .. } => Some(problem),
+            Self::Prompt(problem) | Self::Completion { problem, .. } | Self::Preference { problem, .. } => {
+                Some(problem)
+            }
             Self::Text { .. } | Self::Conversation { .. } => None,
         }
     }
@@ -135,9 +133,9 @@ impl Example {
     /// The text by which rows are told apart and split.
     fn key(&self) -> String {
         match self {
-            Self::Prompt(problem)
-            | Self::Completion { problem, .. }
-            | Self::Preference { problem, .. } => problem.text.clone(),
+            Self::Prompt(problem) | Self::Completion { problem, .. } | Self::Preference { problem, .. } => {
+                problem.text.clone()
+            }
             Self::Text { text, .. } => text.clone(),
             Self::Conversation { messages, .. } => conversation_text(messages),
         }
@@ -206,15 +204,10 @@ pub enum Split {
 /// `validation` configured when it is asked for.
 pub fn load(config: &DataConfig, hub: &Hub, split: Split) -> Result<Dataset> {
     config.check()?;
-    let name = config
-        .train
-        .as_deref()
-        .context("no training data: set `data.train`")?;
+    let name = config.train.as_deref().context("no training data: set `data.train`")?;
     let source = Source::parse(name)?;
     let dataset = match (&source, &config.validation, split) {
-        (Source::Generated(kind), validation, _)
-            if !matches!(validation, Some(Validation::Source(_))) =>
-        {
+        (Source::Generated(kind), validation, _) if !matches!(validation, Some(Validation::Source(_))) => {
             let held_out = validation.as_ref().map(Validation::amount);
             generated_set(config, name, *kind, held_out, split)?
         }
@@ -222,43 +215,25 @@ pub fn load(config: &DataConfig, hub: &Hub, split: Split) -> Result<Dataset> {
             bail!("no validation data: set `data.validation` to a share, a count or a source")
         }
         (_, None, Split::Train) => read_set(config, hub, name, &source, split)?,
-        (_, Some(Validation::Source(other)), Split::Validation) => read_set(
-            config,
-            hub,
-            other,
-            &Source::parse(other)?,
-            Split::Validation,
-        )?,
+        (_, Some(Validation::Source(other)), Split::Validation) => {
+            read_set(config, hub, other, &Source::parse(other)?, Split::Validation)?
+        }
         (_, Some(Validation::Source(other)), Split::Train) => {
-            let held_out = read_set(
-                config,
-                hub,
-                other,
-                &Source::parse(other)?,
-                Split::Validation,
-            )?;
+            let held_out = read_set(config, hub, other, &Source::parse(other)?, Split::Validation)?;
             without(read_set(config, hub, name, &source, split)?, &held_out)
         }
         (_, Some(validation), split) => {
             let mut all = read_set(config, hub, name, &source, split)?;
             let amount = validation.amount();
-            let is_held_out = split::held_out(
-                &all.examples.iter().map(Example::key).collect::<Vec<_>>(),
-                amount,
-            )?;
+            let is_held_out = split::held_out(&all.examples.iter().map(Example::key).collect::<Vec<_>>(), amount)?;
             let mut flags = is_held_out.into_iter();
-            all.examples
-                .retain(|_| flags.next() == Some(split == Split::Validation));
+            all.examples.retain(|_| flags.next() == Some(split == Split::Validation));
             all
         }
     };
     let dataset = limited(dataset, config, split);
     if dataset.is_empty() {
-        let part = if split == Split::Train {
-            "training"
-        } else {
-            "validation"
-        };
+        let part = if split == Split::Train { "training" } else { "validation" };
         bail!("no {part} rows are left of `{name}`: the validation split takes all or nothing");
     }
     Ok(dataset)
@@ -283,13 +258,7 @@ pub fn load_source(config: &DataConfig, hub: &Hub, name: &str) -> Result<Dataset
     }
 }
 
-fn read_set(
-    config: &DataConfig,
-    hub: &Hub,
-    name: &str,
-    source: &Source,
-    split: Split,
-) -> Result<Dataset> {
+fn read_set(config: &DataConfig, hub: &Hub, name: &str, source: &Source, split: Split) -> Result<Dataset> {
     if let Source::Generated(kind) = source {
         return generated_set(config, name, *kind, None, split);
     }
@@ -299,20 +268,14 @@ fn read_set(
     for file in &files {
         for row in read::rows(file)? {
             let (place, row) = row?;
-            let example = rows
-                .read(row, examples.len())
-                .with_context(|| place.to_string())?;
+            let example = rows.read(row, examples.len()).with_context(|| place.to_string())?;
             examples.push(example);
         }
     }
     if examples.is_empty() {
         bail!("`{name}` has no rows");
     }
-    Ok(Dataset {
-        source: name.to_string(),
-        files,
-        examples,
-    })
+    Ok(Dataset { source: name.to_string(), files, examples })
 }
 
 fn generated_set(
@@ -322,25 +285,15 @@ fn generated_set(
     held_out: Option<split::Amount>,
     split: Split,
 ) -> Result<Dataset> {
-    let examples = generated::examples(kind, config, held_out, split)
-        .with_context(|| format!("in `{name}`"))?;
-    Ok(Dataset {
-        source: name.to_string(),
-        files: Vec::new(),
-        examples,
-    })
+    let examples = generated::examples(kind, config, held_out, split).with_context(|| format!("in `{name}`"))?;
+    Ok(Dataset { source: name.to_string(), files: Vec::new(), examples })
 }
 
 fn without(mut train: Dataset, held_out: &Dataset) -> Dataset {
-    let keys: std::collections::HashSet<u64> = held_out
-        .examples
-        .iter()
-        .map(|example| split::hash(&example.key()))
-        .collect();
+    let keys: std::collections::HashSet<u64> =
+        held_out.examples.iter().map(|example| split::hash(&example.key())).collect();
     let before = train.len();
-    train
-        .examples
-        .retain(|example| !keys.contains(&split::hash(&example.key())));
+    train.examples.retain(|example| !keys.contains(&split::hash(&example.key())));
     if train.len() < before {
         tracing::warn!(
             "{} rows of `{}` are in `{}` too and are not trained on",
@@ -360,10 +313,7 @@ fn limited(mut dataset: Dataset, config: &DataConfig, split: Split) -> Dataset {
 }
 
 fn conversation_text(messages: &[Message]) -> String {
-    messages
-        .iter()
-        .map(|message| format!("{}\n{}\n", message.role, message.text()))
-        .collect()
+    messages.iter().map(|message| format!("{}\n{}\n", message.role, message.text())).collect()
 }
 
 #[cfg(test)]

@@ -40,11 +40,7 @@ pub fn rows(file: &Path) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>>>> 
     let opened = File::open(file).with_context(|| format!("cannot open `{}`", file.display()))?;
     let mut reader = BufReader::with_capacity(1 << 16, opened);
     let cannot_read = || format!("cannot read `{}`", file.display());
-    if reader
-        .fill_buf()
-        .with_context(cannot_read)?
-        .starts_with(b"\xEF\xBB\xBF")
-    {
+    if reader.fill_buf().with_context(cannot_read)?.starts_with(b"\xEF\xBB\xBF") {
         reader.consume(3);
     }
     // Leading blank lines are counted, so that line numbers stay right.
@@ -61,13 +57,7 @@ pub fn rows(file: &Path) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>>>> 
         }
         reader.consume(1);
     }
-    Ok(Box::new(Lines {
-        file: file.to_path_buf(),
-        reader,
-        number: line,
-        buffer: Vec::new(),
-        failed: false,
-    }))
+    Ok(Box::new(Lines { file: file.to_path_buf(), reader, number: line, buffer: Vec::new(), failed: false }))
 }
 
 struct Lines {
@@ -85,10 +75,7 @@ impl Iterator for Lines {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.failed {
             self.buffer.clear();
-            let place = Place {
-                file: self.file.clone(),
-                number: self.number,
-            };
+            let place = Place { file: self.file.clone(), number: self.number };
             match self.reader.read_until(b'\n', &mut self.buffer) {
                 Ok(0) => return None,
                 Ok(_) => self.number += 1,
@@ -116,48 +103,32 @@ fn parse_object(line: &[u8]) -> Result<Map<String, Json>, String> {
             let text = error.to_string();
             // serde_json counts lines within the one line it was given.
             let cause = text.split(" at line ").next().unwrap_or(&text);
-            Err(format!(
-                "not valid JSON: {cause} (column {})",
-                error.column()
-            ))
+            Err(format!("not valid JSON: {cause} (column {})", error.column()))
         }
     }
 }
 
-fn array_rows(
-    file: &Path,
-    mut reader: BufReader<File>,
-) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>>>> {
+fn array_rows(file: &Path, mut reader: BufReader<File>) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>>>> {
     let mut bytes = Vec::new();
-    reader
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read `{}`", file.display()))?;
-    let items: Vec<Json> = serde_json::from_slice(&bytes)
-        .with_context(|| format!("`{}` is not valid JSON", file.display()))?;
+    reader.read_to_end(&mut bytes).with_context(|| format!("cannot read `{}`", file.display()))?;
+    let items: Vec<Json> =
+        serde_json::from_slice(&bytes).with_context(|| format!("`{}` is not valid JSON", file.display()))?;
     if items.is_empty() {
         bail!("`{}` is empty", file.display());
     }
     let file = file.to_path_buf();
-    Ok(Box::new(items.into_iter().enumerate().map(
-        move |(at, item)| {
-            let place = Place {
-                file: file.clone(),
-                number: at + 1,
-            };
-            match item {
-                Json::Object(row) => Ok((place, row)),
-                other => Err(anyhow!("{place}: not a JSON object but {}", kind(&other))),
-            }
-        },
-    )))
+    Ok(Box::new(items.into_iter().enumerate().map(move |(at, item)| {
+        let place = Place { file: file.clone(), number: at + 1 };
+        match item {
+            Json::Object(row) => Ok((place, row)),
+            other => Err(anyhow!("{place}: not a JSON object but {}", kind(&other))),
+        }
+    })))
 }
 
 #[cfg(not(feature = "parquet"))]
 fn parquet_rows(file: &Path) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>>>> {
-    bail!(
-        "`{}` is a parquet file and this build lacks the feature `parquet`",
-        file.display()
-    )
+    bail!("`{}` is a parquet file and this build lacks the feature `parquet`", file.display())
 }
 
 #[cfg(feature = "parquet")]
@@ -177,10 +148,7 @@ fn parquet_rows(file: &Path) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>
         .project(Some(schema))
         .map_err(|error| anyhow!("cannot read `{}`: {error}", file.display()))?;
     Ok(Box::new(rows.enumerate().map(move |(at, row)| {
-        let place = Place {
-            file: file.clone(),
-            number: at + 1,
-        };
+        let place = Place { file: file.clone(), number: at + 1 };
         match row.map(|row| row.to_json_value()) {
             Ok(Json::Object(row)) => Ok((place, row)),
             Ok(other) => Err(anyhow!("{place}: not an object but {}", kind(&other))),
@@ -192,18 +160,10 @@ fn parquet_rows(file: &Path) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>
 /// The schema without the columns that parquet's row reader cannot turn into values (intervals,
 /// enumerations of raw bytes and the like); it would panic on them, and no prompt is among them.
 #[cfg(feature = "parquet")]
-fn readable_columns(
-    schema: &parquet::schema::types::Type,
-    file: &Path,
-) -> Result<parquet::schema::types::Type> {
+fn readable_columns(schema: &parquet::schema::types::Type, file: &Path) -> Result<parquet::schema::types::Type> {
     use parquet::schema::types::Type;
 
-    let kept: Vec<_> = schema
-        .get_fields()
-        .iter()
-        .filter(|field| is_readable(field))
-        .cloned()
-        .collect();
+    let kept: Vec<_> = schema.get_fields().iter().filter(|field| is_readable(field)).cloned().collect();
     if kept.is_empty() {
         bail!("`{}` has no column that can be read", file.display());
     }

@@ -24,10 +24,7 @@ pub struct Tokens {
 impl Tokens {
     /// The ids before the first one that is to be learnt.
     pub fn prompt_len(&self) -> usize {
-        self.learnt
-            .iter()
-            .position(|&learnt| learnt)
-            .unwrap_or(self.ids.len())
+        self.learnt.iter().position(|&learnt| learnt).unwrap_or(self.ids.len())
     }
 
     fn push(&mut self, ids: &[u32], learnt: bool) {
@@ -87,11 +84,7 @@ impl Renderer {
         variables: Map<String, Json>,
         now: Option<PrimitiveDateTime>,
     ) -> Self {
-        let options = RenderOptions {
-            variables,
-            now,
-            ..RenderOptions::default()
-        };
+        let options = RenderOptions { variables, now, ..RenderOptions::default() };
         Self {
             tokenizer,
             template,
@@ -114,8 +107,7 @@ impl Renderer {
         };
         let mut warnings = template.warnings(&self.tokenizer);
         if self.without_system
-            && let Ok((_, Some(warning))) =
-                template.render_without_system(&[Message::user("Hello")], &self.options)
+            && let Ok((_, Some(warning))) = template.render_without_system(&[Message::user("Hello")], &self.options)
         {
             warnings.push(warning);
         }
@@ -158,13 +150,10 @@ impl Renderer {
         let (total, mut longest) = (problems.len(), 0);
         let mut prompts = Prompts::default();
         for problem in problems {
-            let ids = self
-                .prompt(&problem.prompt)
-                .with_context(|| format!("problem `{}`", problem.id))?;
+            let ids = self.prompt(&problem.prompt).with_context(|| format!("problem `{}`", problem.id))?;
             if ids.len() <= limit {
                 let bos = self.tokenizer.bos();
-                prompts.doubled_bos +=
-                    usize::from(ids.len() > 1 && Some(ids[0]) == bos && Some(ids[1]) == bos);
+                prompts.doubled_bos += usize::from(ids.len() > 1 && Some(ids[0]) == bos && Some(ids[1]) == bos);
                 prompts.kept.push((problem, ids));
             } else {
                 longest = longest.max(ids.len());
@@ -202,26 +191,16 @@ impl Renderer {
     pub fn example(&self, example: &Example) -> Result<Tokenised> {
         let tokenised = match example {
             Example::Prompt(problem) => self.prompt(&problem.prompt).map(Tokenised::Prompt),
-            Example::Completion {
-                problem,
-                completion,
-            } => self
-                .completion(&problem.prompt, completion)
-                .map(Tokenised::Row),
-            Example::Preference {
-                problem,
-                chosen,
-                rejected,
-            } => self.completion(&problem.prompt, chosen).and_then(|chosen| {
-                Ok(Tokenised::Pair {
-                    chosen,
-                    rejected: self.completion(&problem.prompt, rejected)?,
-                })
-            }),
-            Example::Text { text, .. } => self.whole_text(text).map(Tokenised::Row),
-            Example::Conversation { messages, .. } => {
-                self.conversation(messages).map(Tokenised::Row)
+            Example::Completion { problem, completion } => {
+                self.completion(&problem.prompt, completion).map(Tokenised::Row)
             }
+            Example::Preference { problem, chosen, rejected } => {
+                self.completion(&problem.prompt, chosen).and_then(|chosen| {
+                    Ok(Tokenised::Pair { chosen, rejected: self.completion(&problem.prompt, rejected)? })
+                })
+            }
+            Example::Text { text, .. } => self.whole_text(text).map(Tokenised::Row),
+            Example::Conversation { messages, .. } => self.conversation(messages).map(Tokenised::Row),
         };
         tokenised.with_context(|| format!("row `{}`", example.id()))
     }
@@ -280,31 +259,19 @@ impl Renderer {
         }
         // What follows the last EOS (a line feed, as a rule) is never generated.
         let last = tokens.learnt.iter().rposition(|&learnt| learnt);
-        let last_eos = tokens
-            .ids
-            .iter()
-            .zip(&tokens.learnt)
-            .rposition(|(&id, &learnt)| learnt && self.tokenizer.is_eos(id));
-        let Some(last) = last_eos.or(last) else {
-            bail!("the conversation has no assistant turn")
-        };
+        let last_eos =
+            tokens.ids.iter().zip(&tokens.learnt).rposition(|(&id, &learnt)| learnt && self.tokenizer.is_eos(id));
+        let Some(last) = last_eos.or(last) else { bail!("the conversation has no assistant turn") };
         tokens.ids.truncate(last + 1);
         tokens.learnt.truncate(last + 1);
         Ok(tokens)
     }
 
     /// The text of a conversation and the assistant's spans, found by rendering up to each turn.
-    fn assistant_turns(
-        &self,
-        messages: &[Message],
-    ) -> Result<(String, Vec<std::ops::Range<usize>>)> {
+    fn assistant_turns(&self, messages: &[Message]) -> Result<(String, Vec<std::ops::Range<usize>>)> {
         let text = self.render(messages, false)?;
         let mut spans = Vec::new();
-        for (at, message) in messages
-            .iter()
-            .enumerate()
-            .filter(|(_, message)| message.role == "assistant")
-        {
+        for (at, message) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
             if at == 0 {
                 bail!("turn 1 is the assistant's: `{}`", message.text());
             }
@@ -323,10 +290,7 @@ impl Renderer {
 
     fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let template = self.template()?;
-        let options = RenderOptions {
-            add_generation_prompt,
-            ..self.options.clone()
-        };
+        let options = RenderOptions { add_generation_prompt, ..self.options.clone() };
         if self.without_system {
             return Ok(template.render_without_system(messages, &options)?.0);
         }
@@ -368,11 +332,7 @@ impl Renderer {
     /// Ends with an EOS: cuts blank text after the last one, which is never generated, or adds one.
     fn end(&self, ids: &mut Vec<u32>) -> Result<()> {
         if let Some(last) = ids.iter().rposition(|&id| self.tokenizer.is_eos(id))
-            && self
-                .tokenizer
-                .decode(&ids[last + 1..], false)?
-                .trim()
-                .is_empty()
+            && self.tokenizer.decode(&ids[last + 1..], false)?.trim().is_empty()
         {
             ids.truncate(last + 1);
             return Ok(());

@@ -74,9 +74,7 @@ impl Source {
             return Ok(Self::Folder(PathBuf::from(folder), Some(split.to_string())));
         }
         let is_path = name.starts_with(['.', '/', '~'])
-            || path
-                .extension()
-                .is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
+            || path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
         if is_path {
             bail!("no such data file: `{name}`");
         }
@@ -86,17 +84,11 @@ impl Source {
         if rest.len() > 2 || rest.iter().any(|part| part.is_empty()) {
             bail!("`{name}` has too many or empty parts: write `owner/name:configuration:split`");
         }
-        if let Some((_, repo, configuration, split)) =
-            SHORT_NAMES.iter().find(|(short, ..)| *short == repo)
-        {
+        if let Some((_, repo, configuration, split)) = SHORT_NAMES.iter().find(|(short, ..)| *short == repo) {
             return Ok(Self::Hub {
                 repo: (*repo).to_string(),
                 revision: None,
-                configuration: if rest.len() == 2 {
-                    Some(rest[0].into())
-                } else {
-                    configuration.map(String::from)
-                },
+                configuration: if rest.len() == 2 { Some(rest[0].into()) } else { configuration.map(String::from) },
                 split: rest.last().unwrap_or(split).to_string(),
             });
         }
@@ -135,30 +127,19 @@ impl Source {
             Self::Generated(_) => Ok(Vec::new()),
             Self::File(file) => Ok(vec![file.clone()]),
             Self::Folder(folder, split) => folder_files(folder, split.as_deref()),
-            Self::Hub {
-                repo,
-                revision: own,
-                configuration,
-                split,
-            } => Ok(hub.data_set(
-                repo,
-                own.as_deref().or(revision),
-                configuration.as_deref(),
-                split,
-            )?),
+            Self::Hub { repo, revision: own, configuration, split } => {
+                Ok(hub.data_set(repo, own.as_deref().or(revision), configuration.as_deref(), split)?)
+            }
         }
     }
 }
 
 fn folder_files(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>> {
     let mut names = Vec::new();
-    let entries =
-        std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
-        let is_data = path
-            .extension()
-            .is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
+        let is_data = path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
         if is_data && let Some(name) = path.file_name().and_then(|name| name.to_str()) {
             names.push(name.to_string());
         }
@@ -168,10 +149,7 @@ fn folder_files(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>> {
         names = choose_split(&folder.display().to_string(), &names, None, split)?;
     }
     if names.is_empty() {
-        bail!(
-            "no .jsonl, .json or .parquet file in `{}`",
-            folder.display()
-        );
+        bail!("no .jsonl, .json or .parquet file in `{}`", folder.display());
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
@@ -191,26 +169,12 @@ mod tests {
 
     #[test]
     fn names_say_what_they_are() {
-        assert_eq!(
-            Source::parse("openai/gsm8k:main:train").unwrap(),
-            hub("openai/gsm8k", Some("main"), "train")
-        );
-        assert_eq!(
-            Source::parse("gsm8k:test").unwrap(),
-            hub("openai/gsm8k", Some("main"), "test")
-        );
-        assert_eq!(
-            Source::parse("math500").unwrap(),
-            hub("HuggingFaceH4/MATH-500", None, "test")
-        );
+        assert_eq!(Source::parse("openai/gsm8k:main:train").unwrap(), hub("openai/gsm8k", Some("main"), "train"));
+        assert_eq!(Source::parse("gsm8k:test").unwrap(), hub("openai/gsm8k", Some("main"), "test"));
+        assert_eq!(Source::parse("math500").unwrap(), hub("HuggingFaceH4/MATH-500", None, "test"));
         assert_eq!(Source::parse("a/b").unwrap(), hub("a/b", None, "train"));
-        assert_eq!(
-            Source::parse("generated:sums").unwrap(),
-            Source::Generated(Kind::Sums)
-        );
-        let Source::Hub { revision, .. } = Source::parse("a/b@v2:train").unwrap() else {
-            panic!()
-        };
+        assert_eq!(Source::parse("generated:sums").unwrap(), Source::Generated(Kind::Sums));
+        let Source::Hub { revision, .. } = Source::parse("a/b@v2:train").unwrap() else { panic!() };
         assert_eq!(revision.as_deref(), Some("v2"));
     }
 

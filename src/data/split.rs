@@ -39,10 +39,7 @@ pub fn held_out(keys: &[String], amount: Amount) -> Result<Vec<bool>> {
         Amount::Count(count) => {
             let distinct: BTreeSet<u64> = hashes.iter().copied().collect();
             if count >= distinct.len() {
-                bail!(
-                    "cannot hold out `{count}` problems of `{}` distinct ones",
-                    distinct.len()
-                );
+                bail!("cannot hold out `{count}` problems of `{}` distinct ones", distinct.len());
             }
             let limit = distinct.iter().nth(count).copied().unwrap_or(0);
             Ok(hashes.iter().map(|&hash| hash < limit).collect())
@@ -83,9 +80,6 @@ mod tests {
         assert_eq!(flags.iter().filter(|&&out| out).count(), 14);
         assert_eq!(flags[..100], flags[100..]);
         let error = held_out(&rows, Amount::Count(100)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot hold out `100` problems of `100` distinct ones"
-        );
+        assert_eq!(error.to_string(), "cannot hold out `100` problems of `100` distinct ones");
     }
 }

@@ -8,36 +8,19 @@ fn write(name: &str, content: &str) -> (tempfile::TempDir, String) {
 }
 
 fn rows(count: usize) -> String {
-    (0..count)
-        .map(|at| {
-            format!(
-                "{{\"question\": \"What is {at} + 1?\", \"answer\": \"{}\"}}\n",
-                at + 1
-            )
-        })
-        .collect()
+    (0..count).map(|at| format!("{{\"question\": \"What is {at} + 1?\", \"answer\": \"{}\"}}\n", at + 1)).collect()
 }
 
 fn config(train: &str) -> DataConfig {
-    DataConfig {
-        train: Some(train.into()),
-        ..DataConfig::default()
-    }
+    DataConfig { train: Some(train.into()), ..DataConfig::default() }
 }
 
 fn hub() -> Hub {
-    Hub {
-        offline: true,
-        ..Hub::default()
-    }
+    Hub { offline: true, ..Hub::default() }
 }
 
 fn texts(set: &Dataset) -> Vec<String> {
-    set.problems()
-        .unwrap()
-        .into_iter()
-        .map(|problem| problem.text)
-        .collect()
+    set.problems().unwrap().into_iter().map(|problem| problem.text).collect()
 }
 
 #[test]
@@ -47,29 +30,15 @@ fn a_file_is_loaded_in_order() {
     assert_eq!(set.len(), 5);
     assert_eq!(set.problems().unwrap()[4].answer.as_deref(), Some("5"));
     assert_eq!(set.files, [PathBuf::from(&path)]);
-    let limited = load(
-        &DataConfig {
-            limit: Some(2),
-            ..config(&path)
-        },
-        &hub(),
-        Split::Train,
-    )
-    .unwrap();
+    let limited = load(&DataConfig { limit: Some(2), ..config(&path) }, &hub(), Split::Train).unwrap();
     assert_eq!(limited.examples, set.examples[..2]);
 }
 
 #[test]
 fn validation_is_disjoint_and_complete() {
     let (_folder, path) = write("a.jsonl", &(rows(400) + &rows(30)));
-    for (validation, expected) in [
-        (Validation::Share(0.25), None),
-        (Validation::Count(40), Some(40)),
-    ] {
-        let config = DataConfig {
-            validation: Some(validation),
-            ..config(&path)
-        };
+    for (validation, expected) in [(Validation::Share(0.25), None), (Validation::Count(40), Some(40))] {
+        let config = DataConfig { validation: Some(validation), ..config(&path) };
         let train = load(&config, &hub(), Split::Train).unwrap();
         let held_out = load(&config, &hub(), Split::Validation).unwrap();
         assert_eq!(train.len() + held_out.len(), 430);
@@ -88,28 +57,19 @@ fn validation_is_disjoint_and_complete() {
 fn a_validation_source_takes_its_problems_out_of_training() {
     let (_a, train) = write("train.jsonl", &rows(20));
     let (_b, test) = write("test.jsonl", &rows(3));
-    let config = DataConfig {
-        validation: Some(Validation::Source(test)),
-        ..config(&train)
-    };
+    let config = DataConfig { validation: Some(Validation::Source(test)), ..config(&train) };
     assert_eq!(load(&config, &hub(), Split::Train).unwrap().len(), 17);
     assert_eq!(load(&config, &hub(), Split::Validation).unwrap().len(), 3);
 }
 
 #[test]
 fn generated_problems_need_no_file() {
-    let config = DataConfig {
-        validation: Some(Validation::Count(5)),
-        ..config("generated:addition")
-    };
+    let config = DataConfig { validation: Some(Validation::Count(5)), ..config("generated:addition") };
     let train = load(&config, &hub(), Split::Train).unwrap();
     let held_out = load(&config, &hub(), Split::Validation).unwrap();
     assert_eq!(held_out.len(), 5);
     assert!(train.len() > 50);
-    let other = DataConfig {
-        validation: Some(Validation::Source("generated:addition".into())),
-        ..config.clone()
-    };
+    let other = DataConfig { validation: Some(Validation::Source("generated:addition".into())), ..config.clone() };
     let held_out = texts(&load(&other, &hub(), Split::Validation).unwrap());
     let train = texts(&load(&other, &hub(), Split::Train).unwrap());
     assert!(held_out.iter().all(|text| !train.contains(text)));
@@ -119,10 +79,7 @@ fn generated_problems_need_no_file() {
 #[test]
 fn a_source_is_loaded_by_itself_for_evaluation() {
     let (_folder, path) = write("a.jsonl", &rows(5));
-    let config = DataConfig {
-        validation: Some(Validation::Share(0.05)),
-        ..config("generated:sums")
-    };
+    let config = DataConfig { validation: Some(Validation::Share(0.05)), ..config("generated:sums") };
     assert_eq!(load_source(&config, &hub(), &path).unwrap().len(), 5);
     let held_out = load_source(&config, &hub(), "generated:sums").unwrap();
     let train = texts(&load(&config, &hub(), Split::Train).unwrap());
@@ -132,22 +89,11 @@ fn a_source_is_loaded_by_itself_for_evaluation() {
 
 #[test]
 fn errors_name_file_and_line() {
-    let (_folder, path) = write(
-        "a.jsonl",
-        "{\"question\": \"a\", \"answer\": \"1\"}\n\n{\"question\": 7}\n",
-    );
-    let error = format!(
-        "{:#}",
-        load(&config(&path), &hub(), Split::Train).unwrap_err()
-    );
-    assert!(
-        error.ends_with("a.jsonl:3: field `question` must be a string, found a number"),
-        "{error}"
-    );
+    let (_folder, path) = write("a.jsonl", "{\"question\": \"a\", \"answer\": \"1\"}\n\n{\"question\": 7}\n");
+    let error = format!("{:#}", load(&config(&path), &hub(), Split::Train).unwrap_err());
+    assert!(error.ends_with("a.jsonl:3: field `question` must be a string, found a number"), "{error}");
     let (_folder, path) = write("a.jsonl", "");
-    let error = load(&config(&path), &hub(), Split::Train)
-        .unwrap_err()
-        .to_string();
+    let error = load(&config(&path), &hub(), Split::Train).unwrap_err().to_string();
     assert!(error.ends_with("a.jsonl` is empty"), "{error}");
 }
 
@@ -160,40 +106,14 @@ fn impossible_configurations_are_refused() {
     let (_folder, path) = write("a.jsonl", &rows(3));
     refused(&DataConfig::default(), Split::Train, "set `data.train`");
     refused(&config(&path), Split::Validation, "set `data.validation`");
-    let template = DataConfig {
-        template: Some("no place".into()),
-        ..config(&path)
-    };
-    refused(
-        &template,
-        Split::Train,
-        "`data.template` must contain `{problem}`",
-    );
-    refused(
-        &DataConfig {
-            limit: Some(0),
-            ..config(&path)
-        },
-        Split::Train,
-        "`data.limit` must be at least 1",
-    );
-    let all = DataConfig {
-        validation: Some(Validation::Count(3)),
-        ..config(&path)
-    };
-    refused(
-        &all,
-        Split::Train,
-        "cannot hold out `3` problems of `3` distinct ones",
-    );
+    let template = DataConfig { template: Some("no place".into()), ..config(&path) };
+    refused(&template, Split::Train, "`data.template` must contain `{problem}`");
+    refused(&DataConfig { limit: Some(0), ..config(&path) }, Split::Train, "`data.limit` must be at least 1");
+    let all = DataConfig { validation: Some(Validation::Count(3)), ..config(&path) };
+    refused(&all, Split::Train, "cannot hold out `3` problems of `3` distinct ones");
     let text = write("t.jsonl", "{\"text\": \"Once upon a time\"}\n");
     let set = load(&config(&text.1), &hub(), Split::Train).unwrap();
-    assert!(
-        set.problems()
-            .unwrap_err()
-            .to_string()
-            .contains("is of form `text` and has no prompt")
-    );
+    assert!(set.problems().unwrap_err().to_string().contains("is of form `text` and has no prompt"));
 }
 
 #[test]
@@ -207,26 +127,15 @@ fn the_section_reads_from_toml_and_refuses_what_it_does_not_know() {
     assert_eq!(again, config);
     for (text, expected) in [
         ("train = \"x\"\ntrian = 1", "unknown field `trian`"),
-        (
-            "validation = 1.5",
-            "a share above 0 and below 1, a number of problems, or a data source",
-        ),
+        ("validation = 1.5", "a share above 0 and below 1, a number of problems, or a data source"),
         ("validation = 0", "a share above 0 and below 1"),
         ("validation = -1", "a share above 0 and below 1"),
         ("[generated]\nstyle = \"loud\"", "unknown variant `loud`"),
     ] {
         let error = toml::from_str::<DataConfig>(text).unwrap_err().to_string();
-        assert!(
-            error.contains(expected) && error.contains("line"),
-            "{error}"
-        );
+        assert!(error.contains(expected) && error.contains("line"), "{error}");
     }
-    assert_eq!(
-        toml::from_str::<DataConfig>("validation = 20")
-            .unwrap()
-            .validation,
-        Some(Validation::Count(20))
-    );
+    assert_eq!(toml::from_str::<DataConfig>("validation = 20").unwrap().validation, Some(Validation::Count(20)));
     let schema = serde_json::to_string(&schemars::schema_for!(DataConfig)).unwrap();
     assert!(schema.contains("\"validation\"") && schema.contains("per_problem"));
 }
@@ -259,19 +168,10 @@ fn known_benchmarks_load() {
         let path = folder.join(format!("{name}.jsonl"));
         let begun = std::time::Instant::now();
         let set = load(&config(path.to_str().unwrap()), &hub(), Split::Train).unwrap();
-        assert!(
-            begun.elapsed().as_secs_f64() < 2.0,
-            "{name} took {:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed().as_secs_f64() < 2.0, "{name} took {:?}", begun.elapsed());
         assert_eq!((set.len(), set.examples[0].form()), (count, form), "{name}");
         if form != "preference" {
-            let unanswered = set
-                .problems()
-                .unwrap()
-                .iter()
-                .filter(|problem| problem.answer.is_none())
-                .count();
+            let unanswered = set.problems().unwrap().iter().filter(|problem| problem.answer.is_none()).count();
             assert_eq!(unanswered, 0, "{name}");
         }
     }

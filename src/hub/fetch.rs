@@ -23,13 +23,7 @@ impl Hub {
         revision: Option<&str>,
         weights: Weights,
     ) -> Result<PathBuf, HubError> {
-        let choose = |files: &[String]| {
-            Ok(files
-                .iter()
-                .filter(|file| is_wanted(file, weights))
-                .cloned()
-                .collect())
-        };
+        let choose = |files: &[String]| Ok(files.iter().filter(|file| is_wanted(file, weights)).cloned().collect());
         let (folder, _) = self.snapshot(RepoTypeModel, repo, revision, &choose)?;
         Ok(folder)
     }
@@ -56,28 +50,16 @@ impl Hub {
     ) -> Result<(PathBuf, Vec<String>), HubError> {
         let client = self.client(repo)?;
         let (owner, name) = hf_hub::split_id(repo);
-        let blocking =
-            HFClientSync::from_inner(client.clone()).map_err(|error| HubError::Other {
-                repo: repo.to_string(),
-                cause: error.to_string(),
-            })?;
+        let blocking = HFClientSync::from_inner(client.clone())
+            .map_err(|error| HubError::Other { repo: repo.to_string(), cause: error.to_string() })?;
         let repository = blocking.repository(kind, owner, name);
         let revision = revision.unwrap_or(DEFAULT_REVISION);
-        let fetch = Fetch {
-            hub: self,
-            repo,
-            revision,
-            endpoint: client.endpoint(),
-            cache: client.cache_dir(),
-        };
+        let fetch = Fetch { hub: self, repo, revision, endpoint: client.endpoint(), cache: client.cache_dir() };
         if self.offline {
             return fetch.cached(
                 &repository,
                 choose,
-                HubError::Offline {
-                    repo: repo.into(),
-                    cache: fetch.cache.into(),
-                },
+                HubError::Offline { repo: repo.into(), cache: fetch.cache.into() },
             );
         }
         match fetch.online(&repository, choose) {
@@ -98,8 +80,7 @@ impl Hub {
     }
 
     fn client(&self, repo: &str) -> Result<HFClient, HubError> {
-        let mut builder =
-            HFClientBuilder::new().user_agent(concat!("candlewick/", env!("CARGO_PKG_VERSION")));
+        let mut builder = HFClientBuilder::new().user_agent(concat!("candlewick/", env!("CARGO_PKG_VERSION")));
         if let Some(endpoint) = &self.endpoint {
             builder = builder.endpoint(endpoint);
         }
@@ -112,10 +93,7 @@ impl Hub {
         if let Some(retries) = self.retries {
             builder = builder.retry_max_attempts(retries);
         }
-        builder.build().map_err(|error| HubError::Other {
-            repo: repo.to_string(),
-            cause: error.to_string(),
-        })
+        builder.build().map_err(|error| HubError::Other { repo: repo.to_string(), cause: error.to_string() })
     }
 }
 
@@ -141,11 +119,7 @@ impl Fetch<'_> {
         repository: &HFRepositorySync<T>,
         choose: &Choose<'_>,
     ) -> Result<(PathBuf, Vec<String>), FetchError> {
-        let entries = repository
-            .list_tree()
-            .revision(self.revision)
-            .recursive(true)
-            .send();
+        let entries = repository.list_tree().revision(self.revision).recursive(true).send();
         let entries = entries.map_err(|error| self.diagnose(error))?;
         let sizes: Vec<(String, u64)> = entries
             .into_iter()
@@ -158,15 +132,9 @@ impl Fetch<'_> {
         let chosen = choose(&files).map_err(FetchError::Final)?;
         if chosen.is_empty() {
             let what = "files that can be used".to_string();
-            return Err(FetchError::Final(HubError::MissingFile {
-                repo: self.repo.into(),
-                what,
-            }));
+            return Err(FetchError::Final(HubError::MissingFile { repo: self.repo.into(), what }));
         }
-        let progress = self
-            .hub
-            .progress
-            .then(|| Progress::new(Bar::new(self.repo)));
+        let progress = self.hub.progress.then(|| Progress::new(Bar::new(self.repo)));
         let folder = repository
             .snapshot_download()
             .revision(self.revision)
@@ -198,12 +166,7 @@ impl Fetch<'_> {
             let _ = std::fs::remove_file(blob);
         }
         let _ = std::fs::remove_file(&path);
-        Err(HubError::Incomplete {
-            repo: self.repo.into(),
-            file: file.into(),
-            expected,
-            found,
-        })
+        Err(HubError::Incomplete { repo: self.repo.into(), file: file.into(), expected, found })
     }
 
     fn cached<T: RepoType>(
@@ -212,11 +175,7 @@ impl Fetch<'_> {
         choose: &Choose<'_>,
         absent: HubError,
     ) -> Result<(PathBuf, Vec<String>), HubError> {
-        let folder = repository
-            .snapshot_download()
-            .revision(self.revision)
-            .local_files_only(true)
-            .send();
+        let folder = repository.snapshot_download().revision(self.revision).local_files_only(true).send();
         let Ok(folder) = folder else {
             return Err(absent);
         };
@@ -226,56 +185,36 @@ impl Fetch<'_> {
         }
         if let Some(file) = chosen.iter().find_map(|file| missing_part(&chosen, file)) {
             let what = format!("`{file}` in the cache: fetch it while online");
-            return Err(HubError::MissingFile {
-                repo: self.repo.into(),
-                what,
-            });
+            return Err(HubError::MissingFile { repo: self.repo.into(), what });
         }
         Ok((folder, chosen))
     }
 
     fn diagnose(&self, error: HFError) -> FetchError {
         let repo = self.repo.to_string();
-        let not_found = || {
-            FetchError::Final(HubError::NotFound {
-                repo: self.repo.to_string(),
-            })
-        };
+        let not_found = || FetchError::Final(HubError::NotFound { repo: self.repo.to_string() });
         let (status, code) = match &error {
-            HFError::Http { context }
-            | HFError::AuthRequired { context }
-            | HFError::Forbidden { context } => (
-                context.status.as_u16(),
-                context.error_code.clone().unwrap_or_default(),
-            ),
-            HFError::RevisionNotFound { context, .. } | HFError::RepoNotFound { context, .. } => (
-                404,
-                context
-                    .as_ref()
-                    .and_then(|context| context.error_code.clone())
-                    .unwrap_or_default(),
-            ),
+            HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => {
+                (context.status.as_u16(), context.error_code.clone().unwrap_or_default())
+            }
+            HFError::RevisionNotFound { context, .. } | HFError::RepoNotFound { context, .. } => {
+                (404, context.as_ref().and_then(|context| context.error_code.clone()).unwrap_or_default())
+            }
             HFError::Request { source, .. } => return FetchError::Network(root_cause(source)),
             _ => (0, String::new()),
         };
         match (status, code.as_str()) {
-            (_, "RevisionNotFound") => FetchError::Final(HubError::NoSuchRevision {
-                repo,
-                revision: self.revision.to_string(),
-            }),
+            (_, "RevisionNotFound") => {
+                FetchError::Final(HubError::NoSuchRevision { repo, revision: self.revision.to_string() })
+            }
             // The Hub answers 401 for a name it does not know when no token is sent.
             (401 | 404, "RepoNotFound") => not_found(),
-            (401 | 403, _) => FetchError::Final(HubError::Unauthorised {
-                page: format!("{}/{repo}", self.endpoint),
-                repo,
-                status,
-            }),
+            (401 | 403, _) => {
+                FetchError::Final(HubError::Unauthorised { page: format!("{}/{repo}", self.endpoint), repo, status })
+            }
             (404, _) => not_found(),
             (500..=599, _) => FetchError::Network(format!("the hub answers with status {status}")),
-            _ => FetchError::Final(HubError::Other {
-                repo,
-                cause: one_line(&error.to_string()),
-            }),
+            _ => FetchError::Final(HubError::Other { repo, cause: one_line(&error.to_string()) }),
         }
     }
 }
@@ -285,13 +224,8 @@ fn is_wanted(file: &str, weights: Weights) -> bool {
     let is_weight = file == "model.safetensors"
         || file == "adapter_model.safetensors"
         || (file.starts_with("model-") && file.ends_with(".safetensors"));
-    let is_config = [
-        "config.json",
-        "generation_config.json",
-        "adapter_config.json",
-        "model.safetensors.index.json",
-    ]
-    .contains(&file);
+    let is_config = ["config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json"]
+        .contains(&file);
     is_config
         || TOKENIZER_FILES.contains(&file)
         || (file.starts_with("additional_chat_templates/") && file.ends_with(".jinja"))
@@ -325,11 +259,7 @@ fn list_files(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(&directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() {
                 open.push(path);
@@ -366,16 +296,13 @@ struct Bar {
 impl Bar {
     fn new(repo: &str) -> Self {
         let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template(
-            "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} left {eta}",
-        ) {
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} left {eta}")
+        {
             bar.set_style(style);
         }
         bar.set_message(format!("fetching {repo}"));
-        Self {
-            bar,
-            state: Mutex::new((Vec::new(), 0)),
-        }
+        Self { bar, state: Mutex::new((Vec::new(), 0)) }
     }
 }
 
@@ -401,13 +328,10 @@ impl ProgressHandler for Bar {
                     }
                 }
             }
-            DownloadEvent::AggregateProgress {
-                bytes_completed, ..
-            } => state.1 = *bytes_completed,
+            DownloadEvent::AggregateProgress { bytes_completed, .. } => state.1 = *bytes_completed,
             DownloadEvent::Complete => {}
         }
-        self.bar
-            .set_position(state.0.iter().map(|(_, bytes)| bytes).sum::<u64>() + state.1);
+        self.bar.set_position(state.0.iter().map(|(_, bytes)| bytes).sum::<u64>() + state.1);
     }
 }
 

@@ -4,88 +4,47 @@ use super::*;
 fn paths_that_exist_are_used_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    let hub = Hub {
-        offline: true,
-        ..Hub::default()
-    };
+    let hub = Hub { offline: true, ..Hub::default() };
     let error = hub.model(path, None, Weights::Skip).unwrap_err();
     assert_eq!(error.to_string(), format!("`{path}` has no `config.json`"));
     std::fs::write(folder.path().join("config.json"), "{}").unwrap();
     assert_eq!(hub.model(path, None, Weights::Skip).unwrap(), folder.path());
-    let error = hub
-        .model(path, None, Weights::Fetch)
-        .unwrap_err()
-        .to_string();
+    let error = hub.model(path, None, Weights::Fetch).unwrap_err().to_string();
     assert!(error.contains("only safetensors is read"), "{error}");
 
     let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
     std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
     std::fs::write(folder.path().join("model-00001-of-00002.safetensors"), "").unwrap();
-    let error = hub
-        .model(path, None, Weights::Fetch)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("has no shard `model-00002-of-00002.safetensors`, which its index names"),
-        "{error}"
-    );
+    let error = hub.model(path, None, Weights::Fetch).unwrap_err().to_string();
+    assert!(error.contains("has no shard `model-00002-of-00002.safetensors`, which its index names"), "{error}");
     std::fs::write(folder.path().join("model-00002-of-00002.safetensors"), "").unwrap();
     hub.model(path, None, Weights::Fetch).unwrap();
     std::fs::write(folder.path().join("model.safetensors.index.json"), "{").unwrap();
-    let error = hub
-        .model(path, None, Weights::Fetch)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("readable `model.safetensors.index.json`"),
-        "{error}"
-    );
+    let error = hub.model(path, None, Weights::Fetch).unwrap_err().to_string();
+    assert!(error.contains("readable `model.safetensors.index.json`"), "{error}");
 }
 
 #[test]
 fn what_is_neither_path_nor_name_is_refused() {
-    let hub = Hub {
-        offline: true,
-        ..Hub::default()
-    };
-    for path in [
-        "gone",
-        "./gone",
-        "a/b/c",
-        "../x",
-        "/no/such/folder",
-        "owner/na me",
-        "",
-    ] {
+    let hub = Hub { offline: true, ..Hub::default() };
+    for path in ["gone", "./gone", "a/b/c", "../x", "/no/such/folder", "owner/na me", ""] {
         let error = hub.model(path, None, Weights::Skip).unwrap_err();
-        assert!(
-            matches!(error, HubError::NoSuchPath { .. }),
-            "{path}: {error}"
-        );
+        assert!(matches!(error, HubError::NoSuchPath { .. }), "{path}: {error}");
     }
 }
 
 #[test]
 fn offline_is_read_as_python_reads_it() {
-    for (value, expected) in [
-        (None, false),
-        (Some("0"), false),
-        (Some("1"), true),
-        (Some("ON"), true),
-        (Some("yes"), true),
-    ] {
+    for (value, expected) in
+        [(None, false), (Some("0"), false), (Some("1"), true), (Some("ON"), true), (Some("yes"), true)]
+    {
         assert_eq!(says_yes(value), expected, "{value:?}");
     }
 }
 
 #[test]
 fn splits_are_found_in_the_usual_layouts() {
-    let files = |names: &[&str]| {
-        names
-            .iter()
-            .map(|name| name.to_string())
-            .collect::<Vec<_>>()
-    };
+    let files = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
     let gsm8k = files(&[
         "README.md",
         "main/test-00000-of-00001.parquet",
@@ -93,48 +52,26 @@ fn splits_are_found_in_the_usual_layouts() {
         "socratic/test-00000-of-00001.parquet",
         "socratic/train-00000-of-00001.parquet",
     ]);
-    let chosen =
-        |files: &[String], configuration, split| choose_split("o/n", files, configuration, split);
+    let chosen = |files: &[String], configuration, split| choose_split("o/n", files, configuration, split);
     if cfg!(feature = "parquet") {
-        assert_eq!(
-            chosen(&gsm8k, Some("main"), "train").unwrap(),
-            ["main/train-00000-of-00001.parquet"]
-        );
+        assert_eq!(chosen(&gsm8k, Some("main"), "train").unwrap(), ["main/train-00000-of-00001.parquet"]);
         let error = chosen(&gsm8k, None, "train").unwrap_err().to_string();
         assert_eq!(error, "`o/n` needs a configuration, one of: main, socratic");
-        let parts = files(&[
-            "data/train-00001-of-00002.parquet",
-            "data/train-00000-of-00002.parquet",
-            "data/train.jsonl",
-        ]);
-        assert_eq!(
-            chosen(&parts, None, "train").unwrap(),
-            parts[..2].iter().rev().cloned().collect::<Vec<_>>()
-        );
+        let parts =
+            files(&["data/train-00001-of-00002.parquet", "data/train-00000-of-00002.parquet", "data/train.jsonl"]);
+        assert_eq!(chosen(&parts, None, "train").unwrap(), parts[..2].iter().rev().cloned().collect::<Vec<_>>());
         let exported = files(&["default/train/0000.parquet", "default/test/0000.parquet"]);
-        assert_eq!(
-            chosen(&exported, Some("default"), "test").unwrap(),
-            ["default/test/0000.parquet"]
-        );
+        assert_eq!(chosen(&exported, Some("default"), "test").unwrap(), ["default/test/0000.parquet"]);
     }
     let lines = files(&["test.jsonl", "train_prefs.jsonl"]);
     assert_eq!(chosen(&lines, None, "test").unwrap(), ["test.jsonl"]);
-    assert_eq!(
-        chosen(&lines, None, "train_prefs").unwrap(),
-        ["train_prefs.jsonl"]
-    );
+    assert_eq!(chosen(&lines, None, "train_prefs").unwrap(), ["train_prefs.jsonl"]);
     let named = files(&["gsm8k_test.jsonl", "gsm8k_train.jsonl"]);
-    assert_eq!(
-        chosen(&named, None, "train").unwrap(),
-        ["gsm8k_train.jsonl"]
-    );
+    assert_eq!(chosen(&named, None, "train").unwrap(), ["gsm8k_train.jsonl"]);
     let both = files(&["train.jsonl", "x_train.jsonl"]);
     assert_eq!(chosen(&both, None, "train").unwrap(), ["train.jsonl"]);
     let error = chosen(&lines, None, "validation").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "`o/n` has no files of split `validation`; it holds test.jsonl, train_prefs.jsonl"
-    );
+    assert_eq!(error, "`o/n` has no files of split `validation`; it holds test.jsonl, train_prefs.jsonl");
     // A configuration's name is not a split.
     let named = files(&["train_set/test.jsonl"]);
     assert!(chosen(&named, Some("train_set"), "train").is_err());
@@ -185,11 +122,7 @@ mod loopback {
                     std::thread::spawn(move || answer(stream.unwrap(), repo, &site, &log));
                 }
             });
-            Self {
-                address,
-                seen,
-                stop,
-            }
+            Self { address, seen, stop }
         }
 
         fn requests(&self) -> Vec<String> {
@@ -231,36 +164,22 @@ mod loopback {
         let (method, path) = (words.next().unwrap(), words.next().unwrap());
         let authorization = lines
             .iter()
-            .find_map(|line| {
-                line.split_once(": ")
-                    .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
-            })
+            .find_map(|line| line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("authorization")))
             .map_or("none", |(_, value)| value);
-        log.lock()
-            .unwrap()
-            .push(format!("{method} {path} {authorization}"));
+        log.lock().unwrap().push(format!("{method} {path} {authorization}"));
         let mut respond = |status: u16, headers: &str, body: &[u8]| {
-            let head = format!(
-                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
-                body.len()
-            );
+            let head =
+                format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n", body.len());
             let _ = stream.write_all(head.as_bytes());
             if method != "HEAD" {
                 let _ = stream.write_all(body);
             }
         };
         if let Some((status, code)) = site.refusal {
-            return respond(
-                status,
-                &format!("X-Error-Code: {code}\r\n"),
-                b"{\"error\": \"refused\"}",
-            );
+            return respond(status, &format!("X-Error-Code: {code}\r\n"), b"{\"error\": \"refused\"}");
         }
         let path = path.split('?').next().unwrap();
-        let resolve = [
-            format!("/{repo}/resolve/{COMMIT}/"),
-            format!("/datasets/{repo}/resolve/{COMMIT}/"),
-        ];
+        let resolve = [format!("/{repo}/resolve/{COMMIT}/"), format!("/datasets/{repo}/resolve/{COMMIT}/")];
         if path.contains(&format!("{repo}/tree/")) {
             if !path.ends_with("/main") && !path.ends_with(COMMIT) {
                 return respond(404, "X-Error-Code: RevisionNotFound\r\n", b"{}");
@@ -272,20 +191,14 @@ mod loopback {
                     serde_json::json!({"type": "file", "oid": "x", "size": content.len(), "path": path})
                 })
                 .collect();
-            respond(
-                200,
-                "Content-Type: application/json\r\n",
-                serde_json::json!(entries).to_string().as_bytes(),
-            );
+            respond(200, "Content-Type: application/json\r\n", serde_json::json!(entries).to_string().as_bytes());
         } else if path.contains(&format!("{repo}/revision/")) {
             respond(
                 200,
                 "Content-Type: application/json\r\n",
                 format!("{{\"sha\": \"{COMMIT}\", \"id\": \"{repo}\"}}").as_bytes(),
             );
-        } else if let Some(file) = resolve
-            .iter()
-            .find_map(|prefix| path.strip_prefix(prefix.as_str()))
+        } else if let Some(file) = resolve.iter().find_map(|prefix| path.strip_prefix(prefix.as_str()))
             && let Some((_, content)) = site.files.iter().find(|(name, _)| *name == file)
         {
             if site.gated {
@@ -295,11 +208,7 @@ mod loopback {
                 return respond(403, "", b"<html>no</html>");
             }
             let tag = crate::data::split::hash(&format!("{file}{}", content.len()));
-            respond(
-                200,
-                &format!("ETag: \"{tag:x}\"\r\nX-Repo-Commit: {COMMIT}\r\n"),
-                content,
-            );
+            respond(200, &format!("ETag: \"{tag:x}\"\r\nX-Repo-Commit: {COMMIT}\r\n"), content);
         } else {
             respond(404, "X-Error-Code: EntryNotFound\r\n", b"{}");
         }
@@ -325,48 +234,24 @@ mod loopback {
         let cache = tempfile::tempdir().unwrap();
         let hub = server.hub(cache.path());
         let folder = hub.model("owner/tiny", None, Weights::Fetch).unwrap();
-        assert_eq!(
-            std::fs::read(folder.join("model.safetensors")).unwrap(),
-            vec![7; 100_000]
-        );
+        assert_eq!(std::fs::read(folder.join("model.safetensors")).unwrap(), vec![7; 100_000]);
         assert!(folder.ends_with(COMMIT));
         for absent in ["README.md", "onnx/model.onnx", "pytorch_model.bin"] {
             assert!(!folder.join(absent).exists(), "{absent}");
         }
         let requests = server.requests();
-        assert!(
-            requests
-                .iter()
-                .all(|request| request.ends_with("Bearer hf_test")),
-            "{requests:?}"
-        );
-        let downloads = |requests: &[String]| {
-            requests
-                .iter()
-                .filter(|line| line.starts_with("GET /owner/tiny/resolve"))
-                .count()
-        };
+        assert!(requests.iter().all(|request| request.ends_with("Bearer hf_test")), "{requests:?}");
+        let downloads =
+            |requests: &[String]| requests.iter().filter(|line| line.starts_with("GET /owner/tiny/resolve")).count();
         assert_eq!(downloads(&requests), 3);
 
-        assert_eq!(
-            hub.model("owner/tiny", None, Weights::Fetch).unwrap(),
-            folder
-        );
+        assert_eq!(hub.model("owner/tiny", None, Weights::Fetch).unwrap(), folder);
         assert_eq!(downloads(&server.requests()), 3, "nothing is fetched twice");
 
         server.shut_down();
-        assert_eq!(
-            hub.model("owner/tiny", None, Weights::Fetch).unwrap(),
-            folder
-        );
-        let offline = Hub {
-            offline: true,
-            ..hub
-        };
-        assert_eq!(
-            offline.model("owner/tiny", None, Weights::Fetch).unwrap(),
-            folder
-        );
+        assert_eq!(hub.model("owner/tiny", None, Weights::Fetch).unwrap(), folder);
+        let offline = Hub { offline: true, ..hub };
+        assert_eq!(offline.model("owner/tiny", None, Weights::Fetch).unwrap(), folder);
     }
 
     #[test]
@@ -374,37 +259,20 @@ mod loopback {
         let server = Server::start("owner/tiny", model_site());
         let cache = tempfile::tempdir().unwrap();
         let hub = server.hub(cache.path());
-        let folder = hub
-            .model("owner/tiny", Some(COMMIT), Weights::Skip)
-            .unwrap();
+        let folder = hub.model("owner/tiny", Some(COMMIT), Weights::Skip).unwrap();
         assert!(folder.join("config.json").exists() && !folder.join("model.safetensors").exists());
         // Offline, the missing weights are named.
-        let offline = Hub {
-            offline: true,
-            ..hub
-        };
-        let error = offline
-            .model("owner/tiny", Some(COMMIT), Weights::Fetch)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("`owner/tiny` has no `model.safetensors`"),
-            "{error}"
-        );
+        let offline = Hub { offline: true, ..hub };
+        let error = offline.model("owner/tiny", Some(COMMIT), Weights::Fetch).unwrap_err().to_string();
+        assert!(error.contains("`owner/tiny` has no `model.safetensors`"), "{error}");
     }
 
     #[test]
     fn a_data_set_is_fetched_by_split() {
         let site = Site {
             files: vec![
-                (
-                    "train.jsonl",
-                    b"{\"question\": \"1+1?\", \"answer\": \"2\"}\n".to_vec(),
-                ),
-                (
-                    "test.jsonl",
-                    b"{\"question\": \"2+2?\", \"answer\": \"4\"}\n".to_vec(),
-                ),
+                ("train.jsonl", b"{\"question\": \"1+1?\", \"answer\": \"2\"}\n".to_vec()),
+                ("test.jsonl", b"{\"question\": \"2+2?\", \"answer\": \"4\"}\n".to_vec()),
             ],
             ..Site::default()
         };
@@ -418,140 +286,59 @@ mod loopback {
         let hub = server.hub(cache.path());
         let train = crate::data::load(&config, &hub, crate::data::Split::Train).unwrap();
         assert_eq!(train.problems().unwrap()[0].text, "1+1?");
-        assert!(
-            server
-                .requests()
-                .iter()
-                .any(|line| line.starts_with("GET /datasets/owner/sums/resolve"))
-        );
+        assert!(server.requests().iter().any(|line| line.starts_with("GET /datasets/owner/sums/resolve")));
         let test = crate::data::load(&config, &hub, crate::data::Split::Validation).unwrap();
         assert_eq!(test.problems().unwrap()[0].answer.as_deref(), Some("4"));
-        let error = hub
-            .data_set("owner/sums", None, None, "dev")
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "`owner/sums` has no files of split `dev`; it holds train.jsonl, test.jsonl"
-        );
+        let error = hub.data_set("owner/sums", None, None, "dev").unwrap_err().to_string();
+        assert_eq!(error, "`owner/sums` has no files of split `dev`; it holds train.jsonl, test.jsonl");
     }
 
     #[test]
     fn refusals_are_one_clear_line_each() {
         for (refusal, expected) in [
-            (
-                (401, "RepoNotFound"),
-                "was not found on the hub: check the name, or set HF_TOKEN if it is private",
-            ),
+            ((401, "RepoNotFound"), "was not found on the hub: check the name, or set HF_TOKEN if it is private"),
             ((404, "RepoNotFound"), "was not found on the hub"),
-            (
-                (403, "GatedRepo"),
-                "is refused (status 403): accept its terms at ",
-            ),
-            (
-                (401, "GatedRepo"),
-                "is refused (status 401): accept its terms at ",
-            ),
+            ((403, "GatedRepo"), "is refused (status 403): accept its terms at "),
+            ((401, "GatedRepo"), "is refused (status 401): accept its terms at "),
         ] {
-            let server = Server::start(
-                "owner/tiny",
-                Site {
-                    refusal: Some(refusal),
-                    ..model_site()
-                },
-            );
+            let server = Server::start("owner/tiny", Site { refusal: Some(refusal), ..model_site() });
             let cache = tempfile::tempdir().unwrap();
-            let error = server
-                .hub(cache.path())
-                .model("owner/tiny", None, Weights::Fetch)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains(expected) && error.contains("`owner/tiny`"),
-                "{error}"
-            );
+            let error = server.hub(cache.path()).model("owner/tiny", None, Weights::Fetch).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("`owner/tiny`"), "{error}");
             assert!(!error.contains('\n'));
         }
-        let gated = Site {
-            gated: true,
-            ..model_site()
-        };
+        let gated = Site { gated: true, ..model_site() };
         let server = Server::start("owner/tiny", gated);
         let cache = tempfile::tempdir().unwrap();
-        let error = server
-            .hub(cache.path())
-            .model("owner/tiny", None, Weights::Fetch)
-            .unwrap_err();
-        assert!(
-            matches!(error, HubError::Unauthorised { status: 403, .. }),
-            "{error}"
-        );
+        let error = server.hub(cache.path()).model("owner/tiny", None, Weights::Fetch).unwrap_err();
+        assert!(matches!(error, HubError::Unauthorised { status: 403, .. }), "{error}");
         let server = Server::start("owner/tiny", model_site());
         let cache = tempfile::tempdir().unwrap();
-        let error = server
-            .hub(cache.path())
-            .model("owner/tiny", Some("v9"), Weights::Fetch)
-            .unwrap_err();
+        let error = server.hub(cache.path()).model("owner/tiny", Some("v9"), Weights::Fetch).unwrap_err();
         assert_eq!(error.to_string(), "`owner/tiny` has no revision `v9`");
     }
 
     #[test]
     fn a_repository_without_usable_weights_says_so() {
-        let files = vec![
-            ("config.json", b"{}".to_vec()),
-            ("pytorch_model.bin", vec![0; 10]),
-        ];
-        let server = Server::start(
-            "owner/tiny",
-            Site {
-                files,
-                ..Site::default()
-            },
-        );
+        let files = vec![("config.json", b"{}".to_vec()), ("pytorch_model.bin", vec![0; 10])];
+        let server = Server::start("owner/tiny", Site { files, ..Site::default() });
         let cache = tempfile::tempdir().unwrap();
-        let error = server
-            .hub(cache.path())
-            .model("owner/tiny", None, Weights::Fetch)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "`owner/tiny` has no `model.safetensors` or index of shards; only safetensors is read"
-        );
+        let error = server.hub(cache.path()).model("owner/tiny", None, Weights::Fetch).unwrap_err().to_string();
+        assert_eq!(error, "`owner/tiny` has no `model.safetensors` or index of shards; only safetensors is read");
     }
 
     #[test]
     fn an_error_page_never_passes_for_a_file() {
-        let server = Server::start(
-            "owner/tiny",
-            Site {
-                broken_downloads: true,
-                ..model_site()
-            },
-        );
+        let server = Server::start("owner/tiny", Site { broken_downloads: true, ..model_site() });
         let cache = tempfile::tempdir().unwrap();
         let hub = server.hub(cache.path());
         let error = hub.model("owner/tiny", None, Weights::Fetch).unwrap_err();
-        assert!(
-            matches!(error, HubError::Incomplete { found: 15, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, HubError::Incomplete { found: 15, .. }), "{error}");
         // Once the downloads work again, the same cache gives the right files.
         let healthy = Server::start("owner/tiny", model_site());
-        let folder = healthy
-            .hub(cache.path())
-            .model("owner/tiny", None, Weights::Fetch)
-            .unwrap();
-        assert_eq!(
-            std::fs::read(folder.join("config.json")).unwrap(),
-            b"{\"vocab_size\": 96}"
-        );
-        assert_eq!(
-            std::fs::metadata(folder.join("model.safetensors"))
-                .unwrap()
-                .len(),
-            100_000
-        );
+        let folder = healthy.hub(cache.path()).model("owner/tiny", None, Weights::Fetch).unwrap();
+        assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{\"vocab_size\": 96}");
+        assert_eq!(std::fs::metadata(folder.join("model.safetensors")).unwrap().len(), 100_000);
     }
 
     #[test]
@@ -560,29 +347,11 @@ mod loopback {
         let cache = tempfile::tempdir().unwrap();
         let hub = server.hub(cache.path());
         server.shut_down();
-        let error = hub
-            .model("owner/tiny", None, Weights::Fetch)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("cannot reach the hub at http://127.0.0.1:"),
-            "{error}"
-        );
-        assert!(
-            error.contains("`owner/tiny` is not in the cache"),
-            "{error}"
-        );
-        let offline = Hub {
-            offline: true,
-            ..hub
-        };
-        let error = offline
-            .model("owner/tiny", None, Weights::Fetch)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("is not in the cache") && error.contains("HF_HUB_OFFLINE is set"),
-            "{error}"
-        );
+        let error = hub.model("owner/tiny", None, Weights::Fetch).unwrap_err().to_string();
+        assert!(error.starts_with("cannot reach the hub at http://127.0.0.1:"), "{error}");
+        assert!(error.contains("`owner/tiny` is not in the cache"), "{error}");
+        let offline = Hub { offline: true, ..hub };
+        let error = offline.model("owner/tiny", None, Weights::Fetch).unwrap_err().to_string();
+        assert!(error.contains("is not in the cache") && error.contains("HF_HUB_OFFLINE is set"), "{error}");
     }
 }

@@ -40,11 +40,7 @@ pub struct Message {
 impl Message {
     /// A message of plain text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: Json::String(content.into()),
-            rest: Map::new(),
-        }
+        Self { role: role.into(), content: Json::String(content.into()), rest: Map::new() }
     }
 
     /// A message of the user.
@@ -66,23 +62,15 @@ impl Message {
     pub fn text(&self) -> String {
         match &self.content {
             Json::String(text) => text.clone(),
-            Json::Array(parts) => parts
-                .iter()
-                .filter_map(|part| part.get("text").and_then(Json::as_str))
-                .collect(),
+            Json::Array(parts) => parts.iter().filter_map(|part| part.get("text").and_then(Json::as_str)).collect(),
             _ => String::new(),
         }
     }
 
     fn to_value(&self) -> Value {
-        let head = [
-            ("role".to_string(), Value::from(&self.role)),
-            ("content".to_string(), json_to_value(&self.content)),
-        ];
-        let rest = self
-            .rest
-            .iter()
-            .map(|(key, value)| (key.clone(), json_to_value(value)));
+        let head =
+            [("role".to_string(), Value::from(&self.role)), ("content".to_string(), json_to_value(&self.content))];
+        let rest = self.rest.iter().map(|(key, value)| (key.clone(), json_to_value(value)));
         Value::from_pairs(head.into_iter().chain(rest))
     }
 }
@@ -103,10 +91,7 @@ pub struct RenderOptions {
 impl RenderOptions {
     /// Options for a prompt that the model is to answer.
     pub fn prompt() -> Self {
-        Self {
-            add_generation_prompt: true,
-            ..Self::default()
-        }
+        Self { add_generation_prompt: true, ..Self::default() }
     }
 }
 
@@ -156,19 +141,11 @@ impl ChatTemplate {
     /// Errors: a syntax error, with its line; no template named `default`, unless there is only one.
     pub fn named(sources: Vec<(String, String)>, special: SpecialTokens) -> Result<Self> {
         let only_one = sources.len() == 1;
-        let templates: Vec<NamedTemplate> = sources
-            .into_iter()
-            .map(|(name, source)| compile(name, source))
-            .collect::<Result<_>>()?;
+        let templates: Vec<NamedTemplate> =
+            sources.into_iter().map(|(name, source)| compile(name, source)).collect::<Result<_>>()?;
         if !only_one && !templates.iter().any(|template| template.name == "default") {
-            let names: Vec<&str> = templates
-                .iter()
-                .map(|template| template.name.as_str())
-                .collect();
-            bail!(
-                "no chat template is named `default`, only {}",
-                names.join(", ")
-            );
+            let names: Vec<&str> = templates.iter().map(|template| template.name.as_str()).collect();
+            bail!("no chat template is named `default`, only {}", names.join(", "));
         }
         Ok(Self { templates, special })
     }
@@ -180,13 +157,10 @@ impl ChatTemplate {
     pub fn from_folder(folder: &Path, special: SpecialTokens) -> Result<Option<Self>> {
         let file = folder.join("chat_template.jinja");
         if file.is_file() {
-            let source = std::fs::read_to_string(&file)
-                .with_context(|| format!("cannot read `{}`", file.display()))?;
+            let source = std::fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
             let mut sources = vec![("default".to_string(), source)];
             sources.extend(additional_templates(folder)?);
-            return Self::named(sources, special)
-                .with_context(|| format!("in `{}`", file.display()))
-                .map(Some);
+            return Self::named(sources, special).with_context(|| format!("in `{}`", file.display())).map(Some);
         }
         for name in ["tokenizer_config.json", "chat_template.json"] {
             let file = folder.join(name);
@@ -200,20 +174,13 @@ impl ChatTemplate {
                 Json::Object(map) => map
                     .iter()
                     .map(|(name, source)| {
-                        let source = source
-                            .as_str()
-                            .context("a chat template must be a string")?;
+                        let source = source.as_str().context("a chat template must be a string")?;
                         Ok((name.clone(), source.to_string()))
                     })
                     .collect::<Result<_>>()?,
-                _ => bail!(
-                    "`chat_template` in `{}` must be a string or a list",
-                    file.display()
-                ),
+                _ => bail!("`chat_template` in `{}` must be a string or a list", file.display()),
             };
-            return Self::named(sources, special)
-                .with_context(|| format!("in `{}`", file.display()))
-                .map(Some);
+            return Self::named(sources, special).with_context(|| format!("in `{}`", file.display())).map(Some);
         }
         Ok(None)
     }
@@ -244,19 +211,13 @@ impl ChatTemplate {
         let text = self.render(messages, options)?;
         let template = self.choose(options.tools.is_some());
         if !template.has_generation_marks {
-            return Ok(Rendered {
-                text,
-                assistant: None,
-            });
+            return Ok(Rendered { text, assistant: None });
         }
         let marked = template.render(MARKED, self.context(messages, options))?;
         let (unmarked, spans) = take_marks(&marked)
             .filter(|(unmarked, _)| *unmarked == text)
             .context("the generation marks of the chat template cannot be followed")?;
-        Ok(Rendered {
-            text: unmarked,
-            assistant: Some(spans),
-        })
+        Ok(Rendered { text: unmarked, assistant: Some(spans) })
     }
 
     /// Renders a conversation without the system prompt that the template adds by itself.
@@ -271,10 +232,7 @@ impl ChatTemplate {
         options: &RenderOptions,
     ) -> Result<(String, Option<String>)> {
         let text = self.render(messages, options)?;
-        if messages
-            .first()
-            .is_none_or(|message| message.role == "system")
-        {
+        if messages.first().is_none_or(|message| message.role == "system") {
             return Ok((text, None));
         }
         match self.own_system_prompt(options) {
@@ -304,16 +262,11 @@ impl ChatTemplate {
         let prompt = match self.render(&probe, &RenderOptions::prompt()) {
             Ok(prompt) => prompt,
             Err(error) => {
-                return vec![format!(
-                    "the chat template cannot render one user message: {error:#}"
-                )];
+                return vec![format!("the chat template cannot render one user message: {error:#}")];
             }
         };
         if bare.is_ok_and(|bare| bare == prompt) {
-            warnings.push(
-                "the chat template has no generation prompt: the model has to open its own turn"
-                    .to_string(),
-            );
+            warnings.push("the chat template has no generation prompt: the model has to open its own turn".to_string());
         }
         if let (Some(bos), Ok(ids)) = (tokenizer.bos(), tokenizer.encode(&prompt, false))
             && ids.len() > 1
@@ -330,46 +283,27 @@ impl ChatTemplate {
     /// With A and B two texts, H the header and E the end of a turn, `[A]` renders to S H A E and
     /// `[A, B]` to S H A E H B E: E follows A in the first, H stands between A E and B in the second.
     fn own_system_prompt(&self, options: &RenderOptions) -> Result<(String, String)> {
-        let options = RenderOptions {
-            add_generation_prompt: false,
-            ..options.clone()
-        };
-        let (a, b) = (
-            "probe-7f3c9b-of-the-user-turn",
-            "probe-51ae20-of-the-next-turn",
-        );
+        let options = RenderOptions { add_generation_prompt: false, ..options.clone() };
+        let (a, b) = ("probe-7f3c9b-of-the-user-turn", "probe-51ae20-of-the-next-turn");
         let one = self.render(&[Message::user(a)], &options)?;
         let two = self.render(&[Message::user(a), Message::user(b)], &options)?;
-        let (before, end) = one
-            .split_once(a)
-            .context("the template drops the user's text")?;
-        let (_, after) = two
-            .split_once(a)
-            .context("the template drops the user's text")?;
-        let (between, _) = after
-            .split_once(b)
-            .context("the template drops the user's text")?;
+        let (before, end) = one.split_once(a).context("the template drops the user's text")?;
+        let (_, after) = two.split_once(a).context("the template drops the user's text")?;
+        let (between, _) = after.split_once(b).context("the template drops the user's text")?;
         let header = between.strip_prefix(end).context("turns end differently")?;
-        let own = before
-            .strip_suffix(header)
-            .context("turns begin differently")?;
+        let own = before.strip_suffix(header).context("turns begin differently")?;
         Ok((own.to_string(), header.to_string()))
     }
 
     fn choose(&self, with_tools: bool) -> &NamedTemplate {
         let find = |name: &str| self.templates.iter().find(|template| template.name == name);
         let tool_use = if with_tools { find("tool_use") } else { None };
-        tool_use
-            .or_else(|| find("default"))
-            .unwrap_or(&self.templates[0])
+        tool_use.or_else(|| find("default")).unwrap_or(&self.templates[0])
     }
 
     fn context(&self, messages: &[Message], options: &RenderOptions) -> Value {
         let mut pairs: Vec<(String, Value)> = vec![
-            (
-                "messages".into(),
-                messages.iter().map(Message::to_value).collect(),
-            ),
+            ("messages".into(), messages.iter().map(Message::to_value).collect()),
             (
                 "tools".into(),
                 match &options.tools {
@@ -378,36 +312,20 @@ impl ChatTemplate {
                 },
             ),
             ("documents".into(), Value::from(())),
-            (
-                "add_generation_prompt".into(),
-                Value::from(options.add_generation_prompt),
-            ),
+            ("add_generation_prompt".into(), Value::from(options.add_generation_prompt)),
         ];
-        pairs.extend(
-            self.special
-                .variables()
-                .map(|(name, token)| (name.to_string(), Value::from(token))),
-        );
+        pairs.extend(self.special.variables().map(|(name, token)| (name.to_string(), Value::from(token))));
         let now = options.now;
-        let strftime =
-            move |format: String| python::strftime(now.unwrap_or_else(python::local_now), &format);
+        let strftime = move |format: String| python::strftime(now.unwrap_or_else(python::local_now), &format);
         pairs.push(("strftime_now".into(), Value::from_function(strftime)));
-        pairs.extend(
-            options
-                .variables
-                .iter()
-                .map(|(name, value)| (name.clone(), json_to_value(value))),
-        );
+        pairs.extend(options.variables.iter().map(|(name, value)| (name.clone(), json_to_value(value))));
         Value::from_pairs(pairs)
     }
 }
 
 impl NamedTemplate {
     fn render(&self, form: &str, context: Value) -> Result<String> {
-        let template = self
-            .environment
-            .get_template(form)
-            .expect("both forms are added when the template is made");
+        let template = self.environment.get_template(form).expect("both forms are added when the template is made");
         template.render(context).map_err(|error| describe(&error))
     }
 }
@@ -425,8 +343,7 @@ fn compile(name: String, source: String) -> Result<NamedTemplate> {
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", python::tojson);
 
-    let tags =
-        Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is valid");
+    let tags = Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is valid");
     let has_generation_marks = tags.is_match(&source);
     let rewrite = |open: &str, close: &str| {
         tags.replace_all(&source, |found: &regex::Captures<'_>| {
@@ -443,64 +360,31 @@ fn compile(name: String, source: String) -> Result<NamedTemplate> {
         .into_owned()
     };
     let add = |environment: &mut Environment<'static>, form: &'static str, text: String| {
-        environment
-            .add_template_owned(form, text)
-            .map_err(|error| describe(&error))
+        environment.add_template_owned(form, text).map_err(|error| describe(&error))
     };
     add(&mut environment, PLAIN, rewrite("", ""))?;
-    add(
-        &mut environment,
-        MARKED,
-        rewrite(&OPEN.to_string(), &CLOSE.to_string()),
-    )?;
-    Ok(NamedTemplate {
-        name,
-        source,
-        environment,
-        has_generation_marks,
-    })
+    add(&mut environment, MARKED, rewrite(&OPEN.to_string(), &CLOSE.to_string()))?;
+    Ok(NamedTemplate { name, source, environment, has_generation_marks })
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(
-        ErrorKind::InvalidOperation,
-        format!("{RAISED}{message}"),
-    ))
+    Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
 }
 
 /// Tells what a template raises itself from what goes wrong in it.
 const RAISED: &str = "raised: ";
 
 fn describe(error: &Error) -> anyhow::Error {
-    if let Some(message) = error
-        .detail()
-        .and_then(|detail| detail.strip_prefix(RAISED))
-    {
+    if let Some(message) = error.detail().and_then(|detail| detail.strip_prefix(RAISED)) {
         return anyhow!("the chat template refuses the conversation: {message}");
     }
-    let line = error
-        .line()
-        .map(|line| format!(" at line {line}"))
-        .unwrap_or_default();
-    let detail = error
-        .detail()
-        .map(|detail| format!(": {detail}"))
-        .unwrap_or_default();
-    let cause = std::error::Error::source(error)
-        .map(|cause| format!(": {cause}"))
-        .unwrap_or_default();
-    anyhow!(
-        "the chat template fails{line}: {}{detail}{cause}",
-        error.kind()
-    )
+    let line = error.line().map(|line| format!(" at line {line}")).unwrap_or_default();
+    let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    anyhow!("the chat template fails{line}: {}{detail}{cause}", error.kind())
 }
 
-fn unknown_method(
-    state: &mut State<'_, '_>,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
+fn unknown_method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str()
         && let Some(result) = python::string_method(text, method, args)
     {
@@ -538,10 +422,7 @@ fn json_to_value(json: &Json) -> Value {
         },
         Json::String(text) => Value::from(text),
         Json::Array(items) => items.iter().map(json_to_value).collect(),
-        Json::Object(map) => Value::from_pairs(
-            map.iter()
-                .map(|(key, value)| (key.clone(), json_to_value(value))),
-        ),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(key, value)| (key.clone(), json_to_value(value)))),
     }
 }
 
@@ -559,9 +440,7 @@ fn additional_templates(folder: &Path) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "jinja")
+        if path.extension().is_some_and(|extension| extension == "jinja")
             && let Some(name) = path.file_stem().and_then(|name| name.to_str())
         {
             found.push((name.to_string(), std::fs::read_to_string(&path)?));
@@ -573,9 +452,9 @@ fn additional_templates(folder: &Path) -> Result<Vec<(String, String)>> {
 
 pub(super) fn read_json(file: &Path) -> Result<Option<Json>> {
     match std::fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .with_context(|| format!("`{}` is not valid JSON", file.display())),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).with_context(|| format!("`{}` is not valid JSON", file.display()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read `{}`", file.display())),
     }

@@ -71,15 +71,15 @@ impl Pass {
 
 /// A block's activations.
 struct BlockTape {
-    x: Tensor,                         // [N,C] input
-    raw_qk: Option<(Tensor, Tensor)>,  // before their norms
-    q: Tensor,                         // [N,H D], rotated
-    k: Tensor,                         // [N,Hkv D], rotated
-    v: Tensor,                         // [N,Hkv D]
-    o: Tensor,                         // [N,H D] attention output
-    y: Tensor,                         // [N,C] after attention
-    gate: Tensor,                      // [N,F]
-    up: Tensor,                        // [N,F]
+    x: Tensor,                        // [N,C] input
+    raw_qk: Option<(Tensor, Tensor)>, // before their norms
+    q: Tensor,                        // [N,H D], rotated
+    k: Tensor,                        // [N,Hkv D], rotated
+    v: Tensor,                        // [N,Hkv D]
+    o: Tensor,                        // [N,H D] attention output
+    y: Tensor,                        // [N,C] after attention
+    gate: Tensor,                     // [N,F]
+    up: Tensor,                       // [N,F]
 }
 
 enum Kept {
@@ -212,7 +212,15 @@ impl Decoder {
         }
         let (params, mut count) = (&mut self.params, 0);
         for block in &mut self.blocks {
-            for linear in [&mut block.q, &mut block.k, &mut block.v, &mut block.o, &mut block.gate, &mut block.up, &mut block.down] {
+            for linear in [
+                &mut block.q,
+                &mut block.k,
+                &mut block.v,
+                &mut block.o,
+                &mut block.gate,
+                &mut block.up,
+                &mut block.down,
+            ] {
                 let weight = params.get(linear.weight);
                 let name = weight.name.trim_end_matches(".weight").to_owned();
                 if !config.targets.iter().any(|t| name.ends_with(&format!(".{t}"))) {
@@ -236,7 +244,8 @@ impl Decoder {
         let mut merged = Params::default();
         for param in self.params.iter().filter(|p| !p.name.contains(".lora_")) {
             let stem = param.name.trim_end_matches(".weight");
-            let pair = (self.params.id(&format!("{stem}.lora_A.weight")), self.params.id(&format!("{stem}.lora_B.weight")));
+            let pair =
+                (self.params.id(&format!("{stem}.lora_A.weight")), self.params.id(&format!("{stem}.lora_B.weight")));
             let value = match pair {
                 (Some(a), Some(b)) => {
                     let wide = if param.value.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
@@ -347,7 +356,15 @@ impl Decoder {
         Ok((z, BlockTape { x, raw_qk, q, k, v, o, y, gate, up }))
     }
 
-    fn block_backward(&self, layer: usize, t: BlockTape, pack: &Packed, pass: Pass, dz: Tensor, grads: &mut Grads) -> Result<Tensor> {
+    fn block_backward(
+        &self,
+        layer: usize,
+        t: BlockTape,
+        pack: &Packed,
+        pass: Pass,
+        dz: Tensor,
+        grads: &mut Grads,
+    ) -> Result<Tensor> {
         let (block, heads, eps) = (&self.blocks[layer], self.spec.attention(layer), self.spec.norm_eps);
         let value = |id| self.params.value(id);
         // z = y + down(silu(gate) up)
@@ -418,12 +435,28 @@ impl Decoder {
     }
 
     /// The same, with dx added to what is there.
-    fn linear_backward_into(&self, l: &Linear, x: &Tensor, dy: &Tensor, pass: Pass, grads: &mut Grads, dx: &Tensor) -> Result<()> {
+    fn linear_backward_into(
+        &self,
+        l: &Linear,
+        x: &Tensor,
+        dy: &Tensor,
+        pass: Pass,
+        grads: &mut Grads,
+        dx: &Tensor,
+    ) -> Result<()> {
         linear::accumulate_input(dx, dy, self.params.value(l.weight), 1.0)?;
         self.linear_parameters_backward(l, x, dy, pass, grads, dx)
     }
 
-    fn linear_parameters_backward(&self, l: &Linear, x: &Tensor, dy: &Tensor, pass: Pass, grads: &mut Grads, dx: &Tensor) -> Result<()> {
+    fn linear_parameters_backward(
+        &self,
+        l: &Linear,
+        x: &Tensor,
+        dy: &Tensor,
+        pass: Pass,
+        grads: &mut Grads,
+        dx: &Tensor,
+    ) -> Result<()> {
         if let Some(slot) = grads.slot(&self.params, l.weight)? {
             linear::accumulate_weight(slot, dy, x, 1.0)?;
         }

@@ -100,11 +100,8 @@ fn forward_rows<F: Float + Real>(
     let v = logits.dim(1)?;
     let logits = View::<F>::new(logits)?;
     let logits: &[F] = &logits;
-    let rows: Vec<RowValue> = logits
-        .par_chunks(v)
-        .enumerate()
-        .map(|(i, row)| function.forward(first + i, row))
-        .collect();
+    let rows: Vec<RowValue> =
+        logits.par_chunks(v).enumerate().map(|(i, row)| function.forward(first + i, row)).collect();
     values.extend(rows);
     Ok(())
 }

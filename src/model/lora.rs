@@ -22,11 +22,23 @@ impl LoraConfig {
     /// Refuses settings that can never work.
     pub fn validate(&self) -> Result<()> {
         ensure!(self.rank > 0, "`model.lora.rank` = 0 is impossible: use at least 1");
-        ensure!(self.alpha > 0.0 && self.alpha.is_finite(), "`model.lora.alpha` = {} is impossible: use a positive number", self.alpha);
-        ensure!((0.0..1.0).contains(&self.dropout), "`model.lora.dropout` = {} is impossible: use a share in [0, 1)", self.dropout);
+        ensure!(
+            self.alpha > 0.0 && self.alpha.is_finite(),
+            "`model.lora.alpha` = {} is impossible: use a positive number",
+            self.alpha
+        );
+        ensure!(
+            (0.0..1.0).contains(&self.dropout),
+            "`model.lora.dropout` = {} is impossible: use a share in [0, 1)",
+            self.dropout
+        );
         ensure!(!self.targets.is_empty(), "`model.lora.targets` is empty: name at least one of {}", TARGETS.join(", "));
         for target in &self.targets {
-            ensure!(TARGETS.contains(&target.as_str()), "`model.lora.targets` names `{target}`: the choices are {}", TARGETS.join(", "));
+            ensure!(
+                TARGETS.contains(&target.as_str()),
+                "`model.lora.targets` names `{target}`: the choices are {}",
+                TARGETS.join(", ")
+            );
         }
         Ok(())
     }
@@ -43,7 +55,8 @@ pub fn merge(adapter: &Path, base: Option<&str>, output: &Path) -> Result<()> {
     use crate::model::decoder::Decoder;
     use crate::model::spec::DecoderSpec;
     let (_, named) = read_config(adapter)?;
-    let base = base.map(str::to_owned).or(named).context("the adapter does not name its base model: give it with `--base`")?;
+    let base =
+        base.map(str::to_owned).or(named).context("the adapter does not name its base model: give it with `--base`")?;
     let folder = Hub::from_env().model(&base, None, Fetch::Fetch)?;
     if output.join("model.safetensors").exists() || output.join("model.safetensors.index.json").exists() {
         bail!("{} holds a checkpoint already: choose another folder", output.display());
@@ -68,7 +81,14 @@ pub fn merge(adapter: &Path, base: Option<&str>, output: &Path) -> Result<()> {
 }
 
 /// Fresh adapter matrices of one layer: A [r,in] uniform in +-1/sqrt(in), B [out,r] zero.
-pub(crate) fn fresh(seed: u64, layer: u64, shape: [usize; 2], rank: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+pub(crate) fn fresh(
+    seed: u64,
+    layer: u64,
+    shape: [usize; 2],
+    rank: usize,
+    dtype: DType,
+    device: &Device,
+) -> Result<(Tensor, Tensor)> {
     let [out, inner] = shape;
     let mut rng = Rng::keyed(&[seed, 0x10fa, layer]);
     let bound = 1.0 / (inner as f64).sqrt();
@@ -94,7 +114,7 @@ fn parse_config(config: &Value) -> Result<(LoraConfig, Option<String>)> {
     let kind = config["peft_type"].as_str().unwrap_or("none");
     ensure!(kind == "LORA", "adapters of type `{kind}` are not supported: LORA is");
     for key in ["use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias"] {
-        ensure!(config[key].as_bool() != Some(true) , "`{key}` is not supported");
+        ensure!(config[key].as_bool() != Some(true), "`{key}` is not supported");
     }
     for key in ["rank_pattern", "alpha_pattern"] {
         ensure!(config[key].as_object().is_none_or(serde_json::Map::is_empty), "`{key}` is not supported");
@@ -131,11 +151,8 @@ pub fn peft_name(name: &str) -> String {
 
 /// Writes `adapter_config.json` and `adapter_model.safetensors`.
 pub fn save(folder: &Path, lora: &LoraConfig, base: &str, params: &Params) -> Result<()> {
-    let tensors: Vec<_> = params
-        .iter()
-        .filter(|p| p.name.contains(".lora_"))
-        .map(|p| (peft_name(&p.name), p.value.clone()))
-        .collect();
+    let tensors: Vec<_> =
+        params.iter().filter(|p| p.name.contains(".lora_")).map(|p| (peft_name(&p.name), p.value.clone())).collect();
     weights::write_file(&folder.join("adapter_model.safetensors"), &tensors)?;
     let config = json!({
         "peft_type": "LORA",
@@ -153,7 +170,8 @@ pub fn save(folder: &Path, lora: &LoraConfig, base: &str, params: &Params) -> Re
         "modules_to_save": null,
     });
     let path = folder.join("adapter_config.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&config)?).with_context(|| format!("{} cannot be written", path.display()))
+    std::fs::write(&path, serde_json::to_string_pretty(&config)?)
+        .with_context(|| format!("{} cannot be written", path.display()))
 }
 
 #[cfg(test)]
@@ -168,7 +186,8 @@ mod tests {
         assert_eq!(lora.scale(), 4.0);
         lora.targets = vec!["q".into()];
         assert!(lora.validate().unwrap_err().to_string().contains("`q`"));
-        let dora = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_dora": true});
+        let dora =
+            json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_dora": true});
         assert!(parse_config(&dora).unwrap_err().to_string().contains("use_dora"));
     }
 }

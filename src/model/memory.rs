@@ -70,7 +70,8 @@ pub fn estimate(config: &Config, spec: &DecoderSpec, available: Option<u64>) -> 
 
 fn estimate_with(config: &Config, spec: &DecoderSpec, is_checkpointed: bool) -> Estimate {
     let (row, rows) = rows(config, spec);
-    let micro_batch_tokens = config.model.micro_batch_tokens.unwrap_or(MICRO_BATCH_TOKENS).max(row).min(row * rows.max(1));
+    let micro_batch_tokens =
+        config.model.micro_batch_tokens.unwrap_or(MICRO_BATCH_TOKENS).max(row).min(row * rows.max(1));
     let sampling = match config.kind() {
         Kind::Online(_) => vec![cache(config, spec, rows, row)],
         Kind::Offline(_) => Vec::new(),
@@ -110,7 +111,11 @@ fn completion_tokens(budget: &BudgetConfig) -> usize {
 fn trained(config: &Config, spec: &DecoderSpec) -> usize {
     let Some(lora) = &config.model.lora else { return spec.parameters() };
     let is_target = |name: &str| lora.targets.iter().any(|t| name.ends_with(&format!("{t}.weight")));
-    spec.tensors().iter().filter(|(name, _)| is_target(name)).map(|(_, shape)| lora.rank * shape.iter().sum::<usize>()).sum()
+    spec.tensors()
+        .iter()
+        .filter(|(name, _)| is_target(name))
+        .map(|(_, shape)| lora.rank * shape.iter().sum::<usize>())
+        .sum()
 }
 
 fn standing(config: &Config, spec: &DecoderSpec) -> Vec<Part> {
@@ -120,7 +125,11 @@ fn standing(config: &Config, spec: &DecoderSpec) -> Vec<Part> {
     let adapters = if config.model.lora.is_some() { trained } else { 0 };
     let mut parts = vec![
         Part { name: "program", bytes: PROGRAM_BYTES, why: "code, tokenizer, data".into() },
-        Part { name: "weights", bytes: (all + adapters) * bytes, why: format!("{} x {bytes} bytes", millions(all + adapters)) },
+        Part {
+            name: "weights",
+            bytes: (all + adapters) * bytes,
+            why: format!("{} x {bytes} bytes", millions(all + adapters)),
+        },
         Part { name: "gradients", bytes: trained * bytes.max(4), why: format!("{} trained", millions(trained)) },
         Part { name: "moments", bytes: trained * 8, why: "AdamW's two, f32".into() },
     ];

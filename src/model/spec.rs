@@ -90,7 +90,8 @@ impl DecoderSpec {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-        let config: Value = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        let config: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
         Self::from_config(config).with_context(|| format!("{} cannot be used", path.display()))
     }
 
@@ -158,7 +159,8 @@ impl DecoderSpec {
             (self.hidden_size, self.intermediate_size, self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut list = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, c])];
         for layer in 0..self.layers {
-            let mut add = |name: &str, shape: &[usize]| list.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+            let mut add =
+                |name: &str, shape: &[usize]| list.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
             add("input_layernorm.weight", &[c]);
             for (name, out, inner, bias) in [
                 ("self_attn.q_proj", q, c, self.has_qkv_bias),

@@ -74,20 +74,10 @@ impl SpecialTokens {
 
     /// The variables a chat template sees: those tokens that exist, by their usual names.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
-        let known = [
-            ("bos_token", &self.bos),
-            ("eos_token", &self.eos),
-            ("pad_token", &self.pad),
-            ("unk_token", &self.unk),
-        ];
-        let known = known
-            .into_iter()
-            .filter_map(|(name, token)| Some((name, token.as_deref()?)));
-        known.chain(
-            self.others
-                .iter()
-                .map(|(name, token)| (name.as_str(), token.as_str())),
-        )
+        let known =
+            [("bos_token", &self.bos), ("eos_token", &self.eos), ("pad_token", &self.pad), ("unk_token", &self.unk)];
+        let known = known.into_iter().filter_map(|(name, token)| Some((name, token.as_deref()?)));
+        known.chain(self.others.iter().map(|(name, token)| (name.as_str(), token.as_str())))
     }
 }
 
@@ -124,9 +114,7 @@ impl Tokenizer {
             .map_err(|error| anyhow!("cannot read the tokenizer `{}`: {error}", file.display()))?;
         // A tokenizer saved after batching pads and truncates by itself; lengths are ours to decide.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| anyhow!("{error}"))?;
+        inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
 
         let special = SpecialTokens::from_folder(folder)?;
         let generation = read_json(&folder.join("generation_config.json"))?.unwrap_or(Json::Null);
@@ -134,15 +122,11 @@ impl Tokenizer {
         let id_of = |token: &Option<String>, name: &str| match token {
             None => Ok(None),
             Some(token) => inner.token_to_id(token).map(Some).with_context(|| {
-                format!(
-                    "the {name} token `{token}` is not in the vocabulary of `{}`",
-                    file.display()
-                )
+                format!("the {name} token `{token}` is not in the vocabulary of `{}`", file.display())
             }),
         };
         let ids = |source: &Json, key: &str| -> Result<Vec<u32>> {
-            read_ids(&source[key])
-                .with_context(|| format!("`{key}` must be a token id or a list of them"))
+            read_ids(&source[key]).with_context(|| format!("`{key}` must be a token id or a list of them"))
         };
 
         let mut eos: Vec<u32> = id_of(&special.eos, "eos")?.into_iter().collect();
@@ -156,20 +140,14 @@ impl Tokenizer {
             }
         }
         if eos.is_empty() {
-            bail!(
-                "no eos token in `{}`: set `eos_token` in tokenizer_config.json",
-                folder.display()
-            );
+            bail!("no eos token in `{}`: set `eos_token` in tokenizer_config.json", folder.display());
         }
         let bos = match id_of(&special.bos, "bos")? {
             Some(id) => Some(id),
             None => ids(&config, "bos_token_id")?.first().copied(),
         };
         // A pad token that the vocabulary lacks is common and harmless: masks are carried, pads never read.
-        let pad = special
-            .pad
-            .as_ref()
-            .and_then(|token| inner.token_to_id(token));
+        let pad = special.pad.as_ref().and_then(|token| inner.token_to_id(token));
         let pad = match pad {
             Some(id) => id,
             None => ids(&generation, "pad_token_id")?
@@ -178,20 +156,8 @@ impl Tokenizer {
                 .copied()
                 .unwrap_or(eos[0]),
         };
-        let id_limit = inner
-            .get_vocab(true)
-            .values()
-            .max()
-            .map_or(0, |&id| id as usize + 1);
-        Ok(Self {
-            inner,
-            folder: folder.to_path_buf(),
-            special,
-            bos,
-            eos,
-            pad,
-            id_limit,
-        })
+        let id_limit = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        Ok(Self { inner, folder: folder.to_path_buf(), special, bos, eos, pad, id_limit })
     }
 
     /// The ids of a text. `add_special_tokens` lets the tokenizer add its BOS or EOS; rendered chat
@@ -200,24 +166,15 @@ impl Tokenizer {
     /// Errors: those of the tokenizer's model.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, add_special_tokens);
-        Ok(encoding
-            .map_err(|error| anyhow!("cannot tokenise: {error}"))?
-            .get_ids()
-            .to_vec())
+        Ok(encoding.map_err(|error| anyhow!("cannot tokenise: {error}"))?.get_ids().to_vec())
     }
 
     /// The ids of a text without added tokens, each with its byte range in the text.
     ///
     /// Errors: those of the tokenizer's model.
     pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
-        let encoding = self
-            .inner
-            .encode(text, false)
-            .map_err(|error| anyhow!("cannot tokenise: {error}"))?;
-        let offsets = encoding
-            .get_offsets()
-            .iter()
-            .map(|&(start, end)| start..end);
+        let encoding = self.inner.encode(text, false).map_err(|error| anyhow!("cannot tokenise: {error}"))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
     }
 
@@ -227,20 +184,12 @@ impl Tokenizer {
     ///
     /// Errors: those of the tokenizer's decoder.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special_tokens)
-            .map_err(|error| anyhow!("cannot decode: {error}"))
+        self.inner.decode(ids, skip_special_tokens).map_err(|error| anyhow!("cannot decode: {error}"))
     }
 
     /// A decoder that gives the text piece by piece as tokens arrive.
     pub fn stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
-        DecodeStream {
-            tokenizer: self,
-            skip_special_tokens,
-            ids: Vec::new(),
-            prefix: 0,
-            read: 0,
-        }
+        DecodeStream { tokenizer: self, skip_special_tokens, ids: Vec::new(), prefix: 0, read: 0 }
     }
 
     /// The token of an id, as the vocabulary writes it.
@@ -313,11 +262,7 @@ impl Tokenizer {
                 self.id_limit
             );
         }
-        let special = self
-            .eos
-            .iter()
-            .chain(&self.bos)
-            .chain(std::iter::once(&self.pad));
+        let special = self.eos.iter().chain(&self.bos).chain(std::iter::once(&self.pad));
         if let Some(id) = special.copied().find(|&id| id as usize >= vocab_size) {
             bail!(
                 "wrong configuration: special token id `{id}` in `{}` is beyond the model's `{vocab_size}` embedding rows",
@@ -336,17 +281,14 @@ impl Tokenizer {
         if let Ok(entries) = std::fs::read_dir(self.folder.join(additional)) {
             std::fs::create_dir_all(to.join(additional))
                 .with_context(|| format!("cannot create `{}`", to.join(additional).display()))?;
-            names
-                .extend(entries.filter_map(|entry| Some(additional.join(entry.ok()?.file_name()))));
+            names.extend(entries.filter_map(|entry| Some(additional.join(entry.ok()?.file_name()))));
         }
         for name in names {
             let (source, target) = (self.folder.join(&name), to.join(&name));
             if source.is_file() && source != target {
                 // Read and write, so that neither links of the hub's cache nor read-only modes travel along.
-                let bytes = std::fs::read(&source)
-                    .with_context(|| format!("cannot read `{}`", source.display()))?;
-                std::fs::write(&target, bytes)
-                    .with_context(|| format!("cannot write `{}`", target.display()))?;
+                let bytes = std::fs::read(&source).with_context(|| format!("cannot read `{}`", source.display()))?;
+                std::fs::write(&target, bytes).with_context(|| format!("cannot write `{}`", target.display()))?;
             }
         }
         Ok(())
@@ -395,10 +337,7 @@ impl DecodeStream<'_> {
 
     fn window(&self) -> Result<(String, String)> {
         let decode = |ids: &[u32]| self.tokenizer.decode(ids, self.skip_special_tokens);
-        Ok((
-            decode(&self.ids[self.prefix..self.read])?,
-            decode(&self.ids[self.prefix..])?,
-        ))
+        Ok((decode(&self.ids[self.prefix..self.read])?, decode(&self.ids[self.prefix..])?))
     }
 }
 

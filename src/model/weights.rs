@@ -101,7 +101,11 @@ impl Weights {
     /// A tensor, converted to `dtype` on `device`; its shape must be `shape`.
     pub fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         self.view(name, |view| {
-            ensure!(view.shape() == shape, "its shape is {:?} where the model's config asks for {shape:?}", view.shape());
+            ensure!(
+                view.shape() == shape,
+                "its shape is {:?} where the model's config asks for {shape:?}",
+                view.shape()
+            );
             convert(&view, dtype, device)
         })
     }
@@ -235,7 +239,8 @@ fn write_sharded(folder: &Path, tensors: &[(String, Tensor)], limit: usize) -> R
     let total: usize = tensors.iter().map(|(_, t)| size(t)).sum();
     let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": map});
     let path = folder.join("model.safetensors.index.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&index)?).with_context(|| format!("{} cannot be written", path.display()))
+    std::fs::write(&path, serde_json::to_string_pretty(&index)?)
+        .with_context(|| format!("{} cannot be written", path.display()))
 }
 
 #[cfg(test)]
@@ -256,7 +261,10 @@ mod tests {
             let weights = Weights::open(folder.path()).unwrap();
             for (name, tensor) in tensors() {
                 let back = weights.load(&name, &[2, 3], DType::F32, &Device::Cpu).unwrap();
-                assert_eq!(back.to_vec2::<f32>().unwrap(), tensor.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap());
+                assert_eq!(
+                    back.to_vec2::<f32>().unwrap(),
+                    tensor.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap()
+                );
             }
         }
     }
@@ -273,7 +281,9 @@ mod tests {
         let weights = Weights::open(folder.path()).unwrap();
         let error = format!("{:#}", weights.load("a", &[3, 2], DType::F32, &Device::Cpu).unwrap_err());
         assert!(error.contains("[2, 3]") && error.contains("[3, 2]"), "{error}");
-        assert!(format!("{:#}", weights.load("z", &[1], DType::F32, &Device::Cpu).unwrap_err()).contains("`z` is missing"));
+        assert!(
+            format!("{:#}", weights.load("z", &[1], DType::F32, &Device::Cpu).unwrap_err()).contains("`z` is missing")
+        );
         let path = folder.path().join("model.safetensors");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();

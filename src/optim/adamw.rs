@@ -56,7 +56,12 @@ impl AdamW {
     /// An optimiser with zero moments.
     pub fn new(config: &OptimConfig, params: &Params) -> Self {
         let none = params.iter().map(|_| None);
-        Self { config: config.clone(), moments: none.collect(), masters: params.iter().map(|_| None).collect(), steps: 0 }
+        Self {
+            config: config.clone(),
+            moments: none.collect(),
+            masters: params.iter().map(|_| None).collect(),
+            steps: 0,
+        }
     }
 
     /// Accepted steps so far, t.
@@ -147,7 +152,12 @@ impl AdamW {
             }
         }
         let stored = file.names().count();
-        ensure!(taken == stored, "{} holds moments of {} tensors that this run does not train", path.display(), stored - taken);
+        ensure!(
+            taken == stored,
+            "{} holds moments of {} tensors that this run does not train",
+            path.display(),
+            stored - taken
+        );
         self.steps = steps;
         Ok(())
     }

@@ -77,7 +77,8 @@ mod tests {
 
     #[test]
     fn schedules_rise_and_fall() {
-        let config = |schedule| OptimConfig { learning_rate: 2.0, schedule, warmup_steps: Some(4), ..OptimConfig::default() };
+        let config =
+            |schedule| OptimConfig { learning_rate: 2.0, schedule, warmup_steps: Some(4), ..OptimConfig::default() };
         let rates = |schedule| (0..10).map(|s| learning_rate(&config(schedule), s, 10)).collect::<Vec<_>>();
         assert_eq!(rates(Schedule::Constant), [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]);
         let linear = rates(Schedule::Linear);

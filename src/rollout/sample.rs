@@ -1,9 +1,9 @@
 //! Drawing a token from a row of logits.
 
-use anyhow::{Result, ensure};
-use candlewick_algorithms::rng::Rng;
 use crate::config::DiscreteConfig;
 use crate::model::ops::Float;
+use anyhow::{Result, ensure};
+use candlewick_algorithms::rng::Rng;
 
 /// How tokens are drawn: temperature, then top-k, top-p and min-p.
 ///
@@ -73,8 +73,16 @@ impl Sampling {
 
     /// Refuses settings that can never work.
     pub fn validate(&self) -> Result<()> {
-        ensure!(self.temperature >= 0.0 && self.temperature.is_finite(), "`temperature` = {} is impossible: use 0 (greedy) or more", self.temperature);
-        ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "`top_p` = {} is impossible: use a probability in (0, 1]", self.top_p);
+        ensure!(
+            self.temperature >= 0.0 && self.temperature.is_finite(),
+            "`temperature` = {} is impossible: use 0 (greedy) or more",
+            self.temperature
+        );
+        ensure!(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "`top_p` = {} is impossible: use a probability in (0, 1]",
+            self.top_p
+        );
         ensure!((0.0..=1.0).contains(&self.min_p), "`min_p` = {} is impossible: use a share in [0, 1]", self.min_p);
         Ok(())
     }
@@ -82,11 +90,8 @@ impl Sampling {
     /// Draws from logits [V], which are overwritten. One uniform number is used unless greedy.
     pub fn draw<F: Float>(&self, logits: &mut [F], rng: &mut Rng) -> Draw {
         let scale = F::of(1.0 / self.scoring_temperature());
-        let (best, &top) = logits
-            .iter()
-            .enumerate()
-            .reduce(|a, b| if b.1 > a.1 { b } else { a })
-            .expect("a vocabulary is not empty");
+        let (best, &top) =
+            logits.iter().enumerate().reduce(|a, b| if b.1 > a.1 { b } else { a }).expect("a vocabulary is not empty");
         // z = (logit - max) / T; from here on the row holds z, its exponentials stand beside it.
         for z in logits.iter_mut() {
             *z = (*z - top) * scale;
@@ -215,7 +220,9 @@ mod tests {
     fn softmax(keep: &[usize], temperature: f64) -> Vec<f64> {
         let logits = logits();
         let total: f64 = keep.iter().map(|&i| (logits[i] / temperature).exp()).sum();
-        (0..logits.len()).map(|i| if keep.contains(&i) { (logits[i] / temperature).exp() / total } else { 0.0 }).collect()
+        (0..logits.len())
+            .map(|i| if keep.contains(&i) { (logits[i] / temperature).exp() / total } else { 0.0 })
+            .collect()
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub fn newest(folder: &RunFolder) -> Result<Option<(PathBuf, State)>> {
 /// Steps that have a checkpoint, in order.
 pub fn steps(checkpoints: &Path) -> Result<Vec<usize>> {
     let mut steps = Vec::new();
-    let entries = std::fs::read_dir(checkpoints).with_context(|| format!("{} cannot be read", checkpoints.display()))?;
+    let entries =
+        std::fs::read_dir(checkpoints).with_context(|| format!("{} cannot be read", checkpoints.display()))?;
     for entry in entries {
         steps.extend(entry?.file_name().to_str().and_then(|name| name.parse::<usize>().ok()));
     }
@@ -112,7 +113,8 @@ fn read_state(path: &Path) -> Result<State> {
 pub fn verify(path: &Path) -> Result<()> {
     let file = path.join("checksums.json");
     let text = std::fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let expected: BTreeMap<String, String> = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    let expected: BTreeMap<String, String> =
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))?;
     let found = checksums(path)?;
     for (name, sum) in &expected {
         match found.get(name) {

@@ -130,7 +130,8 @@ pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig) -> Result<Ve
 }
 
 fn own(policy: &Policy, name: &str, problems: Vec<Problem>) -> Result<Exam> {
-    let mut exam = Exam { name: name.to_owned(), benchmark: None, items: Vec::new(), prompts: Vec::new(), stop: Vec::new() };
+    let mut exam =
+        Exam { name: name.to_owned(), benchmark: None, items: Vec::new(), prompts: Vec::new(), stop: Vec::new() };
     for problem in problems {
         let answer = problem.answer.with_context(|| format!("problem `{}` has no answer to grade by", problem.id))?;
         exam.prompts.push((policy.renderer.text(&problem.prompt)?, policy.renderer.prompt(&problem.prompt)?));
@@ -150,7 +151,8 @@ fn own(policy: &Policy, name: &str, problems: Vec<Problem>) -> Result<Exam> {
 fn official(policy: &Policy, benchmark: Box<dyn Benchmark>, hub: &Hub) -> Result<Exam> {
     let source = benchmark.source();
     let dataset = source.dataset.context("it has no data set on the Hub: name a file instead")?;
-    let configs: Vec<Option<&str>> = if source.configs.is_empty() { vec![None] } else { source.configs.iter().map(|c| Some(*c)).collect() };
+    let configs: Vec<Option<&str>> =
+        if source.configs.is_empty() { vec![None] } else { source.configs.iter().map(|c| Some(*c)).collect() };
     let mut records = Vec::new();
     for config in configs {
         for split in source.splits {
@@ -165,7 +167,13 @@ fn official(policy: &Policy, benchmark: Box<dyn Benchmark>, hub: &Hub) -> Result
     let form = if has_template { Form::Chat } else { Form::Base };
     let ask = Ask { form, shots: None, wording: 0, system: None };
     let problems = benchmark.problems(&records)?;
-    let mut exam = Exam { name: benchmark.name().to_owned(), benchmark: None, items: Vec::new(), prompts: Vec::new(), stop: Vec::new() };
+    let mut exam = Exam {
+        name: benchmark.name().to_owned(),
+        benchmark: None,
+        items: Vec::new(),
+        prompts: Vec::new(),
+        stop: Vec::new(),
+    };
     for item in problems.items {
         let prompt = match benchmark.prompt(&item, &ask) {
             benchmark::Prompt::Text { text, stop } => {
@@ -214,7 +222,15 @@ impl Exam {
     /// Lets the policy answer every problem `eval.samples` times, and grades.
     ///
     /// Draws are keyed by (seed, item, sample): batch size and order change nothing.
-    pub fn sit(&self, policy: &Policy, eval: &EvalConfig, cap: usize, seed: u64, grader: &MathGrade, must_finish: bool) -> Result<Outcome> {
+    pub fn sit(
+        &self,
+        policy: &Policy,
+        eval: &EvalConfig,
+        cap: usize,
+        seed: u64,
+        grader: &MathGrade,
+        must_finish: bool,
+    ) -> Result<Outcome> {
         let started = Instant::now();
         let requests: Vec<Request> = (self.items.iter().zip(&self.prompts))
             .map(|(item, (_, prompt))| Request {
@@ -357,7 +373,14 @@ fn summary_of(outcome: &Outcome) -> serde_json::Value {
 }
 
 /// Writes `summary.json` and the samples; returns the sentences that compare base and final.
-pub fn write_report(folder: &Path, base: &[Outcome], last: &[Outcome], seconds: f64, tokens: u64, seed: u64) -> Result<Vec<String>> {
+pub fn write_report(
+    folder: &Path,
+    base: &[Outcome],
+    last: &[Outcome],
+    seconds: f64,
+    tokens: u64,
+    seed: u64,
+) -> Result<Vec<String>> {
     std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     let (mut sentences, mut benchmarks) = (Vec::new(), serde_json::Map::new());
     for (before, after) in base.iter().zip(last) {
@@ -367,11 +390,15 @@ pub fn write_report(folder: &Path, base: &[Outcome], last: &[Outcome], seconds: 
                            "difference_lower": comparison.lower, "difference_upper": comparison.upper, "p": comparison.p});
         benchmarks.insert(after.name.clone(), entry);
     }
-    let summary = json!({"benchmarks": benchmarks, "seconds": seconds, "tokens": tokens, "version": env!("CARGO_PKG_VERSION")});
+    let summary =
+        json!({"benchmarks": benchmarks, "seconds": seconds, "tokens": tokens, "version": env!("CARGO_PKG_VERSION")});
     write_atomically(&folder.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
     for (label, outcomes) in [("base", base), ("final", last)] {
         for outcome in outcomes {
-            write_samples(&folder.join(format!("samples-{}-{label}.jsonl", file_name(&outcome.name))), &outcome.samples)?;
+            write_samples(
+                &folder.join(format!("samples-{}-{label}.jsonl", file_name(&outcome.name))),
+                &outcome.samples,
+            )?;
         }
     }
     Ok(sentences)
@@ -392,7 +419,13 @@ pub fn write_samples(path: &Path, samples: &[Sample]) -> Result<()> {
 }
 
 /// `candlewick eval`: examines a checkpoint and writes results and samples to a folder.
-pub fn evaluate(policy: &Policy, eval: &EvalConfig, data: &DataConfig, seed: u64, output: &PathBuf) -> Result<Vec<Outcome>> {
+pub fn evaluate(
+    policy: &Policy,
+    eval: &EvalConfig,
+    data: &DataConfig,
+    seed: u64,
+    output: &PathBuf,
+) -> Result<Vec<Outcome>> {
     std::fs::create_dir_all(output).with_context(|| format!("{} cannot be made", output.display()))?;
     let cap = eval.limit.unwrap_or(512);
     let mut outcomes = Vec::new();

@@ -21,7 +21,8 @@ pub fn write(folder: &RunFolder) -> Result<()> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
     let rows: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     for (metric, title, file) in FIGURES {
-        let points: Vec<(f64, f64)> = rows.iter().filter_map(|r| Some((r["step"].as_f64()?, r[metric].as_f64()?))).collect();
+        let points: Vec<(f64, f64)> =
+            rows.iter().filter_map(|r| Some((r["step"].as_f64()?, r[metric].as_f64()?))).collect();
         if points.len() > 1 {
             draw(&folder.join("report").join(file), title, &points)
                 .map_err(|error| anyhow::anyhow!("figure `{file}` cannot be drawn: {error}"))?;

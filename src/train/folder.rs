@@ -27,8 +27,9 @@ impl RunFolder {
         if resume && !saved.exists() {
             bail!("{} holds no run to resume: start it without `--resume`", path.display());
         }
-        std::fs::create_dir_all(path.join("checkpoints"))
-            .with_context(|| format!("the run's folder {} cannot be made: choose another `run.output`", path.display()))?;
+        std::fs::create_dir_all(path.join("checkpoints")).with_context(|| {
+            format!("the run's folder {} cannot be made: choose another `run.output`", path.display())
+        })?;
         let lock = take_lock(&path)?;
         let folder = Self { path, lock };
         if resume {
@@ -49,8 +50,12 @@ impl RunFolder {
             table.remove("eval");
         }
         if old != new {
-            let changed: Vec<_> = new.keys().chain(old.keys()).filter(|k| old.get(*k) != new.get(*k)).map(|k| format!("[{k}]")).collect();
-            bail!("the config differs from that of the run in {}: a resumed run must be the same one", changed.first().cloned().unwrap_or_default());
+            let changed: Vec<_> =
+                new.keys().chain(old.keys()).filter(|k| old.get(*k) != new.get(*k)).map(|k| format!("[{k}]")).collect();
+            bail!(
+                "the config differs from that of the run in {}: a resumed run must be the same one",
+                changed.first().cloned().unwrap_or_default()
+            );
         }
         Ok(())
     }
@@ -78,18 +83,26 @@ fn take_lock(path: &Path) -> Result<PathBuf> {
     for _ in 0..2 {
         match OpenOptions::new().write(true).create_new(true).open(&lock) {
             Ok(mut file) => {
-                write!(file, "{}", std::process::id()).with_context(|| format!("{} cannot be written", lock.display()))?;
+                write!(file, "{}", std::process::id())
+                    .with_context(|| format!("{} cannot be written", lock.display()))?;
                 return Ok(lock);
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let owner = std::fs::read_to_string(&lock).unwrap_or_default();
                 let is_alive = owner.trim().parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
                 if is_alive {
-                    bail!("another process ({}) is at work in {}: wait for it or choose another `run.name`", owner.trim(), path.display());
+                    bail!(
+                        "another process ({}) is at work in {}: wait for it or choose another `run.name`",
+                        owner.trim(),
+                        path.display()
+                    );
                 }
                 let _ = std::fs::remove_file(&lock);
             }
-            Err(error) => return Err(error).with_context(|| format!("{} cannot be written: choose another `run.output`", path.display())),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("{} cannot be written: choose another `run.output`", path.display()));
+            }
         }
     }
     bail!("{} cannot be locked: another process is starting there", path.display())
@@ -104,5 +117,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(&partial, path)
     };
-    write().inspect_err(|_| drop(std::fs::remove_file(&partial))).with_context(|| format!("{} cannot be written", path.display()))
+    write()
+        .inspect_err(|_| drop(std::fs::remove_file(&partial)))
+        .with_context(|| format!("{} cannot be written", path.display()))
 }

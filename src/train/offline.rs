@@ -53,7 +53,11 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
     let mut grads = Grads::new(&policy.decoder.params);
     let (started, before, mut has_checked, mut bad) = (Instant::now(), state.seconds, false, 0);
-    let save = |state: &mut State, policy: &Policy, optimiser: &AdamW, objective: &dyn candlewick_algorithms::objective::Objective, recorder: &mut Recorder| {
+    let save = |state: &mut State,
+                policy: &Policy,
+                optimiser: &AdamW,
+                objective: &dyn candlewick_algorithms::objective::Objective,
+                recorder: &mut Recorder| {
         state.stages.extend(objective.save().map(|value| ("objective".to_owned(), value)));
         state.optimiser_steps = optimiser.steps();
         state.metrics_bytes = recorder.bytes()?;
@@ -69,7 +73,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         objective.prepare(&mut batch)?;
         batch.count_totals();
         grads.clear();
-        let update = gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, Some(config.run.seed ^ state.step as u64))?;
+        let update =
+            gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, Some(config.run.seed ^ state.step as u64))?;
         let lr = rate(&config.optim, state.scheduled_steps, steps);
         let report = optimiser.step(&policy.decoder.params, &grads, lr)?;
         state.scheduled_steps += 1;
@@ -84,7 +89,11 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         } else {
             bad += 1;
             state.dropped_steps += 1;
-            ensure!(bad < 3, "optim: the gradient was not finite in 3 successive steps up to step {}: lower `optim.learning_rate`", state.step + 1);
+            ensure!(
+                bad < 3,
+                "optim: the gradient was not finite in 3 successive steps up to step {}: lower `optim.learning_rate`",
+                state.step + 1
+            );
         }
         state.step += 1;
         state.seconds = before + started.elapsed().as_secs_f64();
@@ -150,7 +159,12 @@ fn load(config: &Config, policy: &Policy) -> Result<Vec<Tokens>> {
                 dataset.source,
                 config.objective.variant()
             ),
-            Tokenised::Pair { .. } => bail!("row `{}` of `{}` is a preference pair: objective `{}` needs completions", example.id(), dataset.source, config.objective.variant()),
+            Tokenised::Pair { .. } => bail!(
+                "row `{}` of `{}` is a preference pair: objective `{}` needs completions",
+                example.id(),
+                dataset.source,
+                config.objective.variant()
+            ),
         }
     }
     if dropped > 0 {
@@ -173,7 +187,11 @@ fn chosen(seed: u64, examples: usize, size: usize, step: usize) -> Vec<usize> {
 fn batch(rows: &[&Tokens]) -> Result<Batch> {
     // The first token of a text follows nothing, so it cannot be learnt.
     let starts: Vec<usize> = rows.iter().map(|r| r.prompt_len().max(1).min(r.ids.len())).collect();
-    let masks: Vec<Vec<f64>> = rows.iter().zip(&starts).map(|(r, &s)| r.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect()).collect();
+    let masks: Vec<Vec<f64>> = rows
+        .iter()
+        .zip(&starts)
+        .map(|(r, &s)| r.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect())
+        .collect();
     let mut batch = Batch::new(Table::ragged(&masks, 0.0), (0..rows.len()).collect())?;
     for (i, row) in rows.iter().enumerate() {
         batch.tokens[i] = row.ids.clone();

@@ -62,7 +62,9 @@ impl Stages {
     fn needs(&self, updates: usize) -> Needs {
         let mut needs = self.objective.needs();
         needs.old_logp |= updates > 1;
-        for more in [self.advantage.as_ref().map(|a| a.needs()), self.credit.as_ref().map(|c| c.needs())].into_iter().flatten() {
+        for more in
+            [self.advantage.as_ref().map(|a| a.needs()), self.credit.as_ref().map(|c| c.needs())].into_iter().flatten()
+        {
             needs = needs.union(&more);
         }
         needs
@@ -92,7 +94,8 @@ impl Stages {
 
     fn load(&mut self, saved: &BTreeMap<String, serde_json::Value>) -> Result<()> {
         if let Some(success) = saved.get("success") {
-            self.success = serde_json::from_value(success.clone()).context("the checkpoint's success statistics cannot be read")?;
+            self.success = serde_json::from_value(success.clone())
+                .context("the checkpoint's success statistics cannot be read")?;
         }
         self.each(|name, stage| match saved.get(name) {
             Some(value) => Ok(stage.load(value)?),
@@ -195,7 +198,10 @@ pub(super) fn finish(
         for (before, after) in base.iter().zip(last) {
             say(&format!("base   {}", line(before)));
             say(&format!("final  {}", line(after)));
-            say(&format!("last number anywhere counted as the answer: base {:.3}, final {:.3}", before.lenient, after.lenient));
+            say(&format!(
+                "last number anywhere counted as the answer: base {:.3}, final {:.3}",
+                before.lenient, after.lenient
+            ));
         }
         sentences.iter().for_each(|s| say(s));
     }
@@ -232,7 +238,11 @@ impl<'a> Run<'a> {
             policy.decoder.spec.parameters(),
             trained,
             prompts.kept.len(),
-            if policy.keep == crate::model::decoder::Keep::Inputs { "computed again going back (checkpointing)" } else { "kept" }
+            if policy.keep == crate::model::decoder::Keep::Inputs {
+                "computed again going back (checkpointing)"
+            } else {
+                "kept"
+            }
         ));
         Ok(Self {
             optimiser: AdamW::new(&config.optim, &policy.decoder.params),
@@ -379,7 +389,14 @@ impl<'a> Run<'a> {
         Ok((join(&kept)?, texts))
     }
 
-    fn draw(&mut self, chosen: &[usize], plan: Plan, draw: usize, clock: &mut Clock, metrics: &mut Step) -> Result<Draw> {
+    fn draw(
+        &mut self,
+        chosen: &[usize],
+        plan: Plan,
+        draw: usize,
+        clock: &mut Clock,
+        metrics: &mut Step,
+    ) -> Result<Draw> {
         let step = self.state.step;
         let purse = Purse { step, run: None, horizon: self.online.steps - step };
         let allocation = self.stages.rollouts.allocate(&self.stages.success.estimates(chosen), &purse)?;
@@ -388,9 +405,15 @@ impl<'a> Run<'a> {
             .iter()
             .zip(&allocation.counts)
             .filter(|(_, count)| **count > 0)
-            .map(|(&id, &count)| Request { id: id as u64, prompt: self.pool[id].1.clone(), samples: 0..count as u64, cap: plan.cap })
+            .map(|(&id, &count)| Request {
+                id: id as u64,
+                prompt: self.pool[id].1.clone(),
+                samples: 0..count as u64,
+                cap: plan.cap,
+            })
             .collect();
-        let prompts: Vec<usize> = chosen.iter().zip(&allocation.counts).filter(|(_, c)| **c > 0).map(|(&id, _)| id).collect();
+        let prompts: Vec<usize> =
+            chosen.iter().zip(&allocation.counts).filter(|(_, c)| **c > 0).map(|(&id, _)| id).collect();
         let RolloutConfig::Discrete(discrete) = self.online.rollout;
         let settings = rollout::Settings {
             sampling: self.sampling.clone(),
@@ -411,7 +434,8 @@ impl<'a> Run<'a> {
         bar.finish_and_clear();
         self.state.sampled_tokens += completions.iter().map(|c| c.tokens.len() as u64).sum::<u64>();
         clock.lap(metrics, "rollout");
-        let texts = completions.iter().map(|c| self.policy.tokenizer().decode(&c.tokens, true)).collect::<Result<Vec<_>>>()?;
+        let texts =
+            completions.iter().map(|c| self.policy.tokenizer().decode(&c.tokens, true)).collect::<Result<Vec<_>>>()?;
         let items = self.items(&completions, &texts, &prompts, plan)?;
         let graded = self.runtime.block_on(self.rewards.grade(&items));
         clock.lap(metrics, "reward");
@@ -482,7 +506,11 @@ impl<'a> Run<'a> {
 
     fn check_failures(&self, graded: &Graded) -> Result<()> {
         if let Some((name, share, failure)) = self.rewards.too_many_failures(graded) {
-            bail!("reward `{name}` failed on {:.0} % of the completions of step {}: {failure}", 100.0 * share, self.state.step + 1);
+            bail!(
+                "reward `{name}` failed on {:.0} % of the completions of step {}: {failure}",
+                100.0 * share,
+                self.state.step + 1
+            );
         }
         Ok(())
     }
@@ -498,7 +526,14 @@ impl<'a> Run<'a> {
                 self.grads.clear();
                 let dropout = Some(self.state.scheduled_steps as u64 ^ self.config.run.seed.rotate_left(32));
                 let temperature = self.sampling.scoring_temperature();
-                let update = gradient(&self.policy, self.stages.objective.as_ref(), &mini, &mut self.grads, temperature, dropout)?;
+                let update = gradient(
+                    &self.policy,
+                    self.stages.objective.as_ref(),
+                    &mini,
+                    &mut self.grads,
+                    temperature,
+                    dropout,
+                )?;
                 self.state.trained_tokens += update.tokens as u64;
                 let rate = learning_rate(&self.config.optim, self.state.scheduled_steps, total);
                 let report = self.optimiser.step(&self.policy.decoder.params, &self.grads, rate)?;
@@ -543,7 +578,10 @@ impl<'a> Run<'a> {
             None => true,
         };
         self.idle_steps = if norm == 0.0 && has_signal { self.idle_steps + 1 } else { 0 };
-        ensure!(self.idle_steps < PATIENCE, "optim: the gradient was zero in {PATIENCE} successive updates although advantages were not");
+        ensure!(
+            self.idle_steps < PATIENCE,
+            "optim: the gradient was zero in {PATIENCE} successive updates although advantages were not"
+        );
         if norm > 0.0 && !self.has_checked_gradients {
             self.has_checked_gradients = true;
             check_every_parameter(&self.policy, &self.grads)?;
@@ -565,8 +603,13 @@ impl<'a> Run<'a> {
                 Some(Advantages::Token(a)) => serde_json::json!(a.row(i)),
                 None => serde_json::Value::Null,
             };
-            let scores: serde_json::Map<_, _> =
-                batch.scores.names.iter().zip(&batch.scores.values[i]).map(|(n, v)| (n.clone(), serde_json::json!(v))).collect();
+            let scores: serde_json::Map<_, _> = batch
+                .scores
+                .names
+                .iter()
+                .zip(&batch.scores.values[i])
+                .map(|(n, v)| (n.clone(), serde_json::json!(v)))
+                .collect();
             let object = serde_json::json!({"step": self.state.step, "id": problem.id, "problem": problem.text, "answer": problem.answer,
                 "completion": texts[i], "finish": batch.finish[i], "scores": scores, "verdict": batch.verdict[i], "advantage": advantage});
             lines.push_str(&object.to_string());
@@ -604,16 +647,22 @@ impl<'a> Run<'a> {
         }
         let is_above = |name: &str, limit: f64| m.get(name).is_some_and(|v| v > limit);
         if is_above("rollout/zero_std_groups", 0.8) {
-            tracing::warn!("step {step}: most groups score alike and teach nothing: choose other problems, or [prompts.dynamic]");
+            tracing::warn!(
+                "step {step}: most groups score alike and teach nothing: choose other problems, or [prompts.dynamic]"
+            );
         }
         if is_above("rollout/truncated", 0.3) {
             tracing::warn!("step {step}: many completions are cut off: raise `budget.tokens.fixed.limit`");
         }
         if m.get("rollout/entropy").is_some_and(|e| e < 0.02) {
-            tracing::warn!("step {step}: the entropy has collapsed: lower `optim.learning_rate` or raise `objective.grpo.epsilon_high`");
+            tracing::warn!(
+                "step {step}: the entropy has collapsed: lower `optim.learning_rate` or raise `objective.grpo.epsilon_high`"
+            );
         }
         if is_above("rollout/logp_gap", 1e-3) {
-            tracing::warn!("step {step}: sampled and scored log-probs differ by more than 0.001: use `model.dtype` = `f32`");
+            tracing::warn!(
+                "step {step}: sampled and scored log-probs differ by more than 0.001: use `model.dtype` = `f32`"
+            );
         }
     }
 }
@@ -641,7 +690,8 @@ fn minibatches(batch: &Batch, count: usize, seed: u64, step: usize, epoch: usize
 /// One batch of several, rows in order, padded to the widest.
 fn join(parts: &[Batch]) -> Result<Batch> {
     let rows = |f: &dyn Fn(&Batch, usize) -> Vec<f64>| -> Table {
-        let all: Vec<Vec<f64>> = parts.iter().flat_map(|p| (0..p.rows()).map(|i| f(p, i)).collect::<Vec<_>>()).collect();
+        let all: Vec<Vec<f64>> =
+            parts.iter().flat_map(|p| (0..p.rows()).map(|i| f(p, i)).collect::<Vec<_>>()).collect();
         Table::ragged(&all, 0.0)
     };
     let mut groups = Vec::new();
@@ -680,8 +730,13 @@ fn rollout_metrics(draw: &Draw, rewards: &Rewards) -> Metrics {
     m.mean("truncated", draw.completions.iter().filter(is_cut).count() as f64 / n, n);
     m.mean("entropy", draw.completions.iter().flat_map(|c| &c.entropy).sum::<f64>() / tokens, tokens);
     let groups = draw.batch.groups();
-    let is_flat = |range: &std::ops::Range<usize>| draw.batch.scores.values[range.clone()].windows(2).all(|w| w[0] == w[1]);
-    m.mean("zero_std_groups", groups.iter().filter(|r| is_flat(r)).count() as f64 / groups.len() as f64, groups.len() as f64);
+    let is_flat =
+        |range: &std::ops::Range<usize>| draw.batch.scores.values[range.clone()].windows(2).all(|w| w[0] == w[1]);
+    m.mean(
+        "zero_std_groups",
+        groups.iter().filter(|r| is_flat(r)).count() as f64 / groups.len() as f64,
+        groups.len() as f64,
+    );
     let judged: Vec<f64> = draw.graded.verdict.iter().flatten().copied().collect();
     m.mean("reward_accuracy", judged.iter().sum::<f64>() / judged.len().max(1) as f64, judged.len() as f64);
     for (column, name) in rewards.names().into_iter().enumerate() {

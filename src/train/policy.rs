@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
-use candlewick_algorithms::{Batch, Needs, Table};
 use candlewick_algorithms::row::token::TokenLogp;
+use candlewick_algorithms::{Batch, Needs, Table};
 
 use crate::config::{Config, Device as DeviceChoice, Dtype, ModelConfig};
 use crate::data::DataConfig;
@@ -52,9 +52,8 @@ pub struct Policy {
 /// The device that a config asks for.
 pub fn device(choice: DeviceChoice) -> Result<Device> {
     let cuda = |n: usize| {
-        Device::new_cuda(n).map_err(|error| {
-            anyhow::anyhow!("{}", error.to_string().lines().next().unwrap_or("no reason was given"))
-        })
+        Device::new_cuda(n)
+            .map_err(|error| anyhow::anyhow!("{}", error.to_string().lines().next().unwrap_or("no reason was given")))
     };
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
@@ -85,7 +84,12 @@ fn dtype(choice: Dtype) -> DType {
 }
 
 /// Loads the decoder of a folder: a checkpoint, or an adapter together with its base.
-fn load_decoder(folder: &Path, dtype: DType, device: &Device, hub: &Hub) -> Result<(Decoder, PathBuf, Option<PathBuf>)> {
+fn load_decoder(
+    folder: &Path,
+    dtype: DType,
+    device: &Device,
+    hub: &Hub,
+) -> Result<(Decoder, PathBuf, Option<PathBuf>)> {
     if !lora::is_adapter(folder) {
         let spec = DecoderSpec::read(folder)?;
         let decoder = Decoder::load(spec, &Weights::open(folder)?, dtype, device)?;
@@ -132,7 +136,9 @@ impl Policy {
         }
         if needs_reference {
             policy.reference = match &config.model.reference {
-                Some(reference) => Reference::Model(Box::new(policy.load_reference(config, reference.path.as_deref())?)),
+                Some(reference) => {
+                    Reference::Model(Box::new(policy.load_reference(config, reference.path.as_deref())?))
+                }
                 None => {
                     ensure!(
                         policy.decoder.lora.is_some(),
@@ -194,7 +200,14 @@ impl Policy {
         Ok(())
     }
 
-    fn columns(&self, decoder: &Decoder, batch: &Batch, needs: &Needs, has_adapter: bool, temperature: f64) -> Result<Columns> {
+    fn columns(
+        &self,
+        decoder: &Decoder,
+        batch: &Batch,
+        needs: &Needs,
+        has_adapter: bool,
+        temperature: f64,
+    ) -> Result<Columns> {
         let (n, t) = (batch.rows(), batch.width());
         let mut columns = Columns { logp: Table::zeros(n, t), entropy: Table::zeros(n, t), hidden: None };
         let mut hidden = vec![None; n];
@@ -219,9 +232,15 @@ impl Policy {
     }
 
     /// The hidden states that each row's tokens were predicted from, f32 [n_i, d].
-    fn gather_hidden(&self, states: &candle_core::Tensor, micro: &MicroBatch, hidden: &mut [Option<candle_core::Tensor>]) -> Result<()> {
+    fn gather_hidden(
+        &self,
+        states: &candle_core::Tensor,
+        micro: &MicroBatch,
+        hidden: &mut [Option<candle_core::Tensor>],
+    ) -> Result<()> {
         for &row in &micro.rows {
-            let at: Vec<u32> = (micro.cells.iter().zip(&micro.at)).filter(|(c, _)| c.0 == row).map(|(_, &a)| a).collect();
+            let at: Vec<u32> =
+                (micro.cells.iter().zip(&micro.at)).filter(|(c, _)| c.0 == row).map(|(_, &a)| a).collect();
             let index = candle_core::Tensor::new(at, states.device())?;
             hidden[row] = Some(states.index_select(&index, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
         }
@@ -247,7 +266,8 @@ impl Policy {
                 }
             }
             let path = folder.join("config.json");
-            std::fs::write(&path, serde_json::to_string_pretty(&config)?).with_context(|| format!("{} cannot be written", path.display()))?;
+            std::fs::write(&path, serde_json::to_string_pretty(&config)?)
+                .with_context(|| format!("{} cannot be written", path.display()))?;
         }
         self.tokenizer().copy_files(folder)
     }

@@ -45,11 +45,18 @@ pub fn micro_batches(batch: &Batch, rows: &[usize], limit: usize) -> Vec<MicroBa
         let (prompt, completion) = tokens.split_at(p);
         let last = (0..completion.len()).rev().find(|&t| batch.mask.row(row)[t] != 0.0);
         let Some(last) = last else { continue };
-        let shares = family.is_some_and(|f| batch.group[f] == batch.group[row] && batch.tokens[f][..batch.prompt_len[f]] == *prompt);
+        let shares = family
+            .is_some_and(|f| batch.group[f] == batch.group[row] && batch.tokens[f][..batch.prompt_len[f]] == *prompt);
         let cost = last + if shares { 0 } else { p };
         let is_full = micros.last().is_none_or(|m| m.pack.len() + cost > limit && !m.rows.is_empty());
         if is_full {
-            micros.push(MicroBatch { rows: Vec::new(), pack: Packed::new(), at: Vec::new(), targets: Vec::new(), cells: Vec::new() });
+            micros.push(MicroBatch {
+                rows: Vec::new(),
+                pack: Packed::new(),
+                at: Vec::new(),
+                targets: Vec::new(),
+                cells: Vec::new(),
+            });
         }
         let micro = micros.last_mut().expect("there is one");
         if is_full || !shares {
@@ -142,7 +149,8 @@ pub fn gradient(
         micro.rows.iter().for_each(|&row| seen[row] = true);
         let (mut logp, mut entropy) = resting(&micro.rows);
         write(&values, micro, &mut logp, &mut entropy, |row| place[row]);
-        let leaf = leaf_gradients(objective, &batch.select(&micro.rows), &logp, &entropy, needs.entropy_leaf, &mut update)?;
+        let leaf =
+            leaf_gradients(objective, &batch.select(&micro.rows), &logp, &entropy, needs.entropy_leaf, &mut update)?;
         pull.back(tape, micro, &values, &leaf.at(micro, |row| place[row]))?;
     }
     // The rows that were not run still count in the loss and the metrics.
@@ -170,7 +178,13 @@ fn live_rows(objective: &dyn Objective, batch: &Batch) -> Vec<bool> {
         .collect()
 }
 
-fn write(values: &[RowValue], micro: &MicroBatch, logp: &mut Table, entropy: &mut Table, place: impl Fn(usize) -> usize) {
+fn write(
+    values: &[RowValue],
+    micro: &MicroBatch,
+    logp: &mut Table,
+    entropy: &mut Table,
+    place: impl Fn(usize) -> usize,
+) {
     for (value, &(row, t)) in values.iter().zip(&micro.cells) {
         logp.row_mut(place(row))[t] = value.logp;
         entropy.row_mut(place(row))[t] = value.entropy;
@@ -245,16 +259,25 @@ impl Pull<'_> {
         let values = self.decoder.rows_forward(&tape.hidden, &micro.at, &self.function(micro))?;
         if let Some(at) = values.iter().position(|v| !v.logp.is_finite()) {
             let (row, t) = micro.cells[at];
-            anyhow::bail!("the model gives a non-finite log-prob in row {row} at token {t}: lower `optim.learning_rate`");
+            anyhow::bail!(
+                "the model gives a non-finite log-prob in row {row} at token {t}: lower `optim.learning_rate`"
+            );
         }
         Ok((tape, values))
     }
 
-    fn back(&mut self, tape: crate::model::decoder::Tape, micro: &MicroBatch, values: &[RowValue], upstream: &[RowGrad]) -> Result<()> {
+    fn back(
+        &mut self,
+        tape: crate::model::decoder::Tape,
+        micro: &MicroBatch,
+        values: &[RowValue],
+        upstream: &[RowGrad],
+    ) -> Result<()> {
         if upstream.iter().all(RowGrad::is_zero) {
             return Ok(());
         }
-        let function = TokenLogp { tokens: &micro.targets, temperature: self.temperature, with_entropy: self.with_entropy };
+        let function =
+            TokenLogp { tokens: &micro.targets, temperature: self.temperature, with_entropy: self.with_entropy };
         let d_hidden: Tensor = self
             .decoder
             .rows_backward(&tape.hidden, &micro.at, &function, values, upstream, self.grads)

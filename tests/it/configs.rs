@@ -15,7 +15,8 @@ fn every_config_fits_and_resolves_to_itself() {
         }
         let config = Config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}")).config;
         let resolved = config.to_toml();
-        let again = Config::parse("resolved.toml", &resolved, &[]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let again =
+            Config::parse("resolved.toml", &resolved, &[]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(again.config.to_toml(), resolved, "{}", path.display());
         count += 1;
     }

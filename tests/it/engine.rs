@@ -85,7 +85,8 @@ fn a_stop_rule_and_the_context_end_completions() {
     let mut settings = settings(4);
     settings.eos = vec![];
     let long = Request { id: 1, prompt: vec![9; 60], samples: 0..2, cap: 20 };
-    let whole = rollout::generate(&decoder, std::slice::from_ref(&long), &settings, |_| ControlFlow::Continue(())).unwrap();
+    let whole =
+        rollout::generate(&decoder, std::slice::from_ref(&long), &settings, |_| ControlFlow::Continue(())).unwrap();
     assert!(whole.iter().all(|c| c.tokens.len() == 4 && c.finish == Finish::Length));
     settings.stop = Some(std::sync::Arc::new(|tokens: &[u32]| tokens.len() == 2));
     let stopped = rollout::generate(&decoder, &[long], &settings, |_| ControlFlow::Continue(())).unwrap();

@@ -8,13 +8,28 @@ use crate::program::Folder;
 fn list_shows_stages_in_order_and_variants_with_what_they_are() {
     let done = Folder::new().run(&["list"]);
     assert_eq!(done.status, 0);
-    let stages: Vec<&str> =
-        done.stdout.lines().filter(|l| !l.starts_with(' ') && l.contains("  ")).filter_map(|l| l.split(' ').next()).collect();
+    let stages: Vec<&str> = done
+        .stdout
+        .lines()
+        .filter(|l| !l.starts_with(' ') && l.contains("  "))
+        .filter_map(|l| l.split(' ').next())
+        .collect();
     assert_eq!(
         stages,
         [
-            "run", "model", "data", "prompts", "budget", "rollout", "reward", "advantage", "credit", "objective", "optim",
-            "train", "eval"
+            "run",
+            "model",
+            "data",
+            "prompts",
+            "budget",
+            "rollout",
+            "reward",
+            "advantage",
+            "credit",
+            "objective",
+            "optim",
+            "train",
+            "eval"
         ]
     );
     for (name, text) in [

@@ -13,7 +13,11 @@ fn help_lists_every_subcommand_and_the_exit_status() {
     let done = Folder::new().run(&["--help"]);
     assert_eq!(done.status, 0);
     for word in ["check", "doctor", "list", "explain", "schema", "completions"] {
-        assert!(done.stdout.lines().any(|l| l.trim_start().starts_with(&format!("{word} "))), "{word}: {}", done.stdout);
+        assert!(
+            done.stdout.lines().any(|l| l.trim_start().starts_with(&format!("{word} "))),
+            "{word}: {}",
+            done.stdout
+        );
     }
     assert!(done.stdout.contains("exit status: 0 done, 1 the run failed, 2 wrong usage or config"));
 }

@@ -39,11 +39,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn read(raw: &str, how: &Reading<'_>) -> Answer {
-        let Tokens {
-            mut list,
-            is_comma_ambiguous,
-            ..
-        } = tokenise(raw, how.commas);
+        let Tokens { mut list, is_comma_ambiguous, .. } = tokenise(raw, how.commas);
         for token in &mut list {
             if let Tok::Sym(name) = &mut token.tok
                 && let Some((_, new)) = how.rename.iter().find(|(old, _)| old == name)
@@ -62,19 +58,9 @@ impl Answer {
             Tok::Word(word) => word.len() > 4 || text::is_word(word),
             _ => false,
         });
-        let (stripped, mut unit) = unit::strip(
-            &list,
-            if how.symbols.is_empty() {
-                &[]
-            } else {
-                how.symbols
-            },
-        );
+        let (stripped, mut unit) = unit::strip(&list, if how.symbols.is_empty() { &[] } else { how.symbols });
         let symbols = symbols(stripped);
-        let bounds = Bounds {
-            depth: how.limits.depth,
-            nodes: how.limits.nodes,
-        };
+        let bounds = Bounds { depth: how.limits.depth, nodes: how.limits.nodes };
         let mut node = special(raw, &list).map_or_else(|| parse(stripped, bounds), Ok);
         if node.is_err() {
             // What was taken for a unit may belong to the formula.
@@ -103,23 +89,14 @@ impl Answer {
 
     pub(crate) fn same_tokens(&self, other: &Answer) -> bool {
         let is_equal = self.tokens.len() == other.tokens.len()
-            && self
-                .tokens
-                .iter()
-                .zip(&other.tokens)
-                .all(|(a, b)| a.tok == b.tok);
+            && self.tokens.iter().zip(&other.tokens).all(|(a, b)| a.tok == b.tok);
         (is_equal && !self.tokens.is_empty()) || self.raw.trim() == other.raw.trim()
     }
 
     /// The answer when it is one run of three letters or more: a name or a word, not a product.
     pub(crate) fn lone_word(&self) -> Option<&str> {
         match &self.tokens[..] {
-            [
-                Token {
-                    tok: Tok::Word(word),
-                    ..
-                },
-            ] if word.len() >= 3 => Some(word),
+            [Token { tok: Tok::Word(word), .. }] if word.len() >= 3 => Some(word),
             _ => None,
         }
     }
@@ -182,22 +159,15 @@ fn symbols(tokens: &[Token]) -> Vec<String> {
 fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
     let lead = list
         .iter()
-        .take_while(|token| {
-            matches!(token.tok, Tok::Text(_) | Tok::Word(_)) || token.tok == Tok::Ch(':')
-        })
+        .take_while(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)) || token.tok == Tok::Ch(':'))
         .count();
     if lead == 0 || lead == list.len() {
         return list;
     }
-    let last = list[..lead]
-        .iter()
-        .rev()
-        .find_map(|token| match &token.tok {
-            Tok::Text(text) | Tok::Word(text) => {
-                text.split_whitespace().next_back().map(str::to_lowercase)
-            }
-            _ => None,
-        });
+    let last = list[..lead].iter().rev().find_map(|token| match &token.tok {
+        Tok::Text(text) | Tok::Word(text) => text.split_whitespace().next_back().map(str::to_lowercase),
+        _ => None,
+    });
     let introduces = |word: &str| {
         let word = word.trim_end_matches([':', ',']);
         [
@@ -216,8 +186,7 @@ fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
         ]
         .contains(&word)
     };
-    let has_colon = list[lead - 1].tok == Tok::Ch(':')
-        || last.as_deref().is_some_and(|word| word.ends_with(':'));
+    let has_colon = list[lead - 1].tok == Tok::Ch(':') || last.as_deref().is_some_and(|word| word.ends_with(':'));
     if last.as_deref().is_some_and(introduces) || (has_colon && lead <= 8) {
         list.drain(..lead);
     }
@@ -226,9 +195,7 @@ fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
 
 /// Answers that are no formula on their face: sets in words, digits with letters in a base.
 fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
-    let is_wordy = tokens
-        .iter()
-        .any(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)));
+    let is_wordy = tokens.iter().any(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)));
     if is_wordy && raw.len() < 100 {
         if text::is_no_solution(raw) {
             return Some(Node::Set(Vec::new()));
@@ -239,15 +206,8 @@ fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
     }
     let at = raw.rfind('_')?;
     let clean = |part: &str| {
-        let part = part
-            .replace("\\text", "")
-            .replace("\\mathrm", "")
-            .replace("\\,", "")
-            .replace("\\!", "");
-        part.trim()
-            .chars()
-            .filter(|c| !"{}()$".contains(*c))
-            .collect::<String>()
+        let part = part.replace("\\text", "").replace("\\mathrm", "").replace("\\,", "").replace("\\!", "");
+        part.trim().chars().filter(|c| !"{}()$".contains(*c)).collect::<String>()
     };
     let (digits, base) = (clean(&raw[..at]), clean(&raw[at + 1..]));
     let base = match base.as_str() {
@@ -262,21 +222,13 @@ fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
         "ten" => 10,
         "twelve" => 12,
         "sixteen" => 16,
-        base => base
-            .parse::<u32>()
-            .ok()
-            .filter(|base| (2..=36).contains(base))?,
+        base => base.parse::<u32>().ok().filter(|base| (2..=36).contains(base))?,
     };
     let is_number = digits.len() <= 64
         && digits.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && digits
-            .chars()
-            .all(|c| c.to_digit(36).is_some_and(|digit| digit < base));
+        && digits.chars().all(|c| c.to_digit(36).is_some_and(|digit| digit < base));
     let has_digit = digits.contains(|c: char| c.is_ascii_digit()) || base > 10 && digits.len() > 1;
-    (is_number && has_digit).then(|| Node::Based {
-        digits: digits.trim_start_matches('0').to_string(),
-        base,
-    })
+    (is_number && has_digit).then(|| Node::Based { digits: digits.trim_start_matches('0').to_string(), base })
 }
 
 /// Compares two values and their units.
@@ -297,10 +249,9 @@ pub(crate) fn with_units(
         let Some(ratio) = p_unit.ratio_to(g_unit) else {
             return Ok(false);
         };
-        let (Some(a), Some(b)) = (
-            exact(g, comparison.limits, &comparison.clock)?,
-            exact(p, comparison.limits, &comparison.clock)?,
-        ) else {
+        let (Some(a), Some(b)) =
+            (exact(g, comparison.limits, &comparison.clock)?, exact(p, comparison.limits, &comparison.clock)?)
+        else {
             return Ok(ratio == 1.0 && comparison.equal(g, p)?);
         };
         comparison.method = Method::Rational;
@@ -358,11 +309,7 @@ fn squeezed(raw: &str) -> String {
 /// Names of the prediction's variables replaced by the gold's, in the order in which they occur.
 pub(crate) fn renaming(gold: &str, pred: &str) -> Vec<(String, String)> {
     let names = |text: &str| symbols(&tokenise(text, Commas::Thousands).list);
-    names(pred)
-        .into_iter()
-        .zip(names(gold))
-        .filter(|(old, new)| old != new)
-        .collect()
+    names(pred).into_iter().zip(names(gold)).filter(|(old, new)| old != new).collect()
 }
 
 /// An additive constant may be called `C` or `c`.
@@ -371,14 +318,9 @@ pub(crate) fn constant_of_integration(gold: &str, pred: &str) -> Vec<(String, St
         return Vec::new();
     }
     let added = |text: &str| match &tokenise(text, Commas::Thousands).list[..] {
-        [
-            ..,
-            plus,
-            Token {
-                tok: Tok::Sym(name),
-                ..
-            },
-        ] if plus.tok == Tok::Ch('+') && name.eq_ignore_ascii_case("c") => Some(name.clone()),
+        [.., plus, Token { tok: Tok::Sym(name), .. }] if plus.tok == Tok::Ch('+') && name.eq_ignore_ascii_case("c") => {
+            Some(name.clone())
+        }
         _ => None,
     };
     match (added(gold), added(pred)) {
@@ -412,20 +354,14 @@ pub(crate) struct Simple {
 
 impl Simple {
     pub(crate) fn equals(&self, other: &Simple) -> bool {
-        match (
-            self.num.checked_mul(other.den),
-            other.num.checked_mul(self.den),
-        ) {
+        match (self.num.checked_mul(other.den), other.num.checked_mul(self.den)) {
             (Some(a), Some(b)) => a == b,
             _ => false,
         }
     }
 
     pub(crate) fn method(&self, other: &Simple) -> Method {
-        match (
-            self.is_decimal || other.is_decimal,
-            self.is_fraction || other.is_fraction,
-        ) {
+        match (self.is_decimal || other.is_decimal, self.is_fraction || other.is_fraction) {
             (true, _) => Method::Decimal,
             (_, true) => Method::Rational,
             _ => Method::Integer,
@@ -437,11 +373,7 @@ impl std::fmt::Display for Simple {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let divisor = num_integer::gcd(self.num, self.den);
         let (num, den) = (self.num / divisor, self.den / divisor);
-        if den == 1 {
-            write!(out, "{num}")
-        } else {
-            write!(out, "{num}/{den}")
-        }
+        if den == 1 { write!(out, "{num}") } else { write!(out, "{num}/{den}") }
     }
 }
 
@@ -461,22 +393,12 @@ pub(crate) fn simple(text: &str) -> Option<Simple> {
     };
     let sign = if is_negative { -1 } else { 1 };
     if let Some(value) = digits(body) {
-        return Some(Simple {
-            num: sign * value,
-            den: 1,
-            is_decimal: false,
-            is_fraction: false,
-        });
+        return Some(Simple { num: sign * value, den: 1, is_decimal: false, is_fraction: false });
     }
     if let Some((whole, part)) = body.split_once('.') {
         let value = digits(&format!("{whole}{part}"))?;
         if part.is_empty() || whole.is_empty() && part.is_empty() {
-            return Some(Simple {
-                num: sign * value,
-                den: 1,
-                is_decimal: false,
-                is_fraction: false,
-            });
+            return Some(Simple { num: sign * value, den: 1, is_decimal: false, is_fraction: false });
         }
         digits(part)?;
         return Some(Simple {
@@ -486,18 +408,10 @@ pub(crate) fn simple(text: &str) -> Option<Simple> {
             is_fraction: false,
         });
     }
-    let (num, den) = match body
-        .strip_prefix("\\frac{")
-        .or_else(|| body.strip_prefix("\\dfrac{"))
-    {
+    let (num, den) = match body.strip_prefix("\\frac{").or_else(|| body.strip_prefix("\\dfrac{")) {
         Some(rest) => rest.strip_suffix('}')?.split_once("}{")?,
         None => body.split_once('/')?,
     };
     let (num, den) = (digits(num)?, digits(den)?);
-    (den != 0).then_some(Simple {
-        num: sign * num,
-        den,
-        is_decimal: false,
-        is_fraction: true,
-    })
+    (den != 0).then_some(Simple { num: sign * num, den, is_decimal: false, is_fraction: true })
 }

@@ -198,15 +198,7 @@ impl Func {
 
     /// Whether its values are only defined at integers, so that it is tested there.
     pub(crate) fn is_discrete(self) -> bool {
-        matches!(
-            self,
-            Func::Factorial
-                | Func::DoubleFactorial
-                | Func::Binomial
-                | Func::Gcd
-                | Func::Lcm
-                | Func::Mod
-        )
+        matches!(self, Func::Factorial | Func::DoubleFactorial | Func::Binomial | Func::Gcd | Func::Lcm | Func::Mod)
     }
 }
 
@@ -222,31 +214,19 @@ impl Node {
     /// The direct parts.
     pub(crate) fn children(&self) -> Vec<&Node> {
         match self {
-            Node::Add(items)
-            | Node::Mul(items)
-            | Node::Set(items)
-            | Node::List(items)
-            | Node::Union(items) => items.iter().collect(),
-            Node::Intersection(items) | Node::Ratio(items) | Node::Group { items, .. } => {
+            Node::Add(items) | Node::Mul(items) | Node::Set(items) | Node::List(items) | Node::Union(items) => {
                 items.iter().collect()
             }
-            Node::Call(_, items) | Node::Apply(_, items) | Node::Relation(items, _) => {
-                items.iter().collect()
-            }
+            Node::Intersection(items) | Node::Ratio(items) | Node::Group { items, .. } => items.iter().collect(),
+            Node::Call(_, items) | Node::Apply(_, items) | Node::Relation(items, _) => items.iter().collect(),
             Node::Neg(a) | Node::Inverse(a) | Node::Percent(a) | Node::Degrees(a) => vec![a],
             Node::Pow(a, b) | Node::Root(a, b) | Node::Minus(a, b) | Node::In(a, b) => vec![a, b],
             Node::PlusMinus(a, b, _) => a.iter().map(|a| &**a).chain([&**b]).collect(),
-            Node::Series {
-                low, high, body, ..
-            } => vec![low, high, body],
+            Node::Series { low, high, body, .. } => vec![low, high, body],
             Node::Matrix(rows) => rows.iter().flatten().collect(),
-            Node::Num(_)
-            | Node::Dec { .. }
-            | Node::Sym(_)
-            | Node::Pi
-            | Node::E
-            | Node::I
-            | Node::Infinity => Vec::new(),
+            Node::Num(_) | Node::Dec { .. } | Node::Sym(_) | Node::Pi | Node::E | Node::I | Node::Infinity => {
+                Vec::new()
+            }
             Node::Numbers(_) | Node::Based { .. } => Vec::new(),
         }
     }
@@ -263,11 +243,7 @@ impl Node {
             Node::Union(items) => Node::Union(all(items)),
             Node::Intersection(items) => Node::Intersection(all(items)),
             Node::Ratio(items) => Node::Ratio(all(items)),
-            Node::Group { open, items, close } => Node::Group {
-                open: *open,
-                items: all(items),
-                close: *close,
-            },
+            Node::Group { open, items, close } => Node::Group { open: *open, items: all(items), close: *close },
             Node::Call(func, items) => Node::Call(*func, all(items)),
             Node::Apply(name, items) => Node::Apply(name.clone(), all(items)),
             Node::Relation(items, ops) => Node::Relation(all(items), ops.clone()),
@@ -279,22 +255,10 @@ impl Node {
             Node::Root(a, b) => Node::Root(one(a), one(b)),
             Node::Minus(a, b) => Node::Minus(one(a), one(b)),
             Node::In(a, b) => Node::In(one(a), one(b)),
-            Node::PlusMinus(a, b, is_lower) => {
-                Node::PlusMinus(a.as_ref().map(|a| one(a)), one(b), *is_lower)
+            Node::PlusMinus(a, b, is_lower) => Node::PlusMinus(a.as_ref().map(|a| one(a)), one(b), *is_lower),
+            Node::Series { is_sum, var, low, high, body } => {
+                Node::Series { is_sum: *is_sum, var: var.clone(), low: one(low), high: one(high), body: one(body) }
             }
-            Node::Series {
-                is_sum,
-                var,
-                low,
-                high,
-                body,
-            } => Node::Series {
-                is_sum: *is_sum,
-                var: var.clone(),
-                low: one(low),
-                high: one(high),
-                body: one(body),
-            },
             Node::Matrix(rows) => Node::Matrix(rows.iter().map(|row| all(row)).collect()),
             leaf => leaf.clone(),
         }
@@ -313,13 +277,7 @@ impl Node {
                     names.push(name.clone());
                 }
             }
-            Node::Series {
-                var,
-                low,
-                high,
-                body,
-                ..
-            } => {
+            Node::Series { var, low, high, body, .. } => {
                 low.variables(names);
                 high.variables(names);
                 let mut inner = Vec::new();
@@ -330,10 +288,7 @@ impl Node {
                     }
                 }
             }
-            other => other
-                .children()
-                .into_iter()
-                .for_each(|child| child.variables(names)),
+            other => other.children().into_iter().for_each(|child| child.variables(names)),
         }
     }
 

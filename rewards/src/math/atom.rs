@@ -44,11 +44,7 @@ impl Parser<'_> {
                 self.bars = bars;
                 if is_builder && self.peek() == Some(&Tok::SetClose) {
                     self.at += 1;
-                    return Ok(if items.len() == 1 {
-                        items.remove(0)
-                    } else {
-                        Node::List(items)
-                    });
+                    return Ok(if items.len() == 1 { items.remove(0) } else { Node::List(items) });
                 }
                 if self.peek() != Some(&Tok::SetClose) {
                     return Err(Failure::Syntax);
@@ -57,26 +53,20 @@ impl Parser<'_> {
                 Ok(Node::Set(items))
             }
             Tok::Begin(environment) => self.matrix(&environment),
-            Tok::Ch(_) | Tok::SetClose | Tok::Row | Tok::End(_) | Tok::Text(_) => {
-                Err(Failure::Syntax)
-            }
+            Tok::Ch(_) | Tok::SetClose | Tok::Row | Tok::End(_) | Tok::Text(_) => Err(Failure::Syntax),
         }
     }
 
     /// Skips `x |` or `x \in R :` at the start of a set by condition.
     pub(super) fn skip_builder(&mut self) -> bool {
         let is_bar = |tok: Option<&Tok>| matches!(tok, Some(Tok::Ch('|' | ':')));
-        let is_command =
-            |tok: Option<&Tok>, name: &str| matches!(tok, Some(Tok::Cmd(found)) if found == name);
+        let is_command = |tok: Option<&Tok>, name: &str| matches!(tok, Some(Tok::Cmd(found)) if found == name);
         if !matches!(self.peek(), Some(Tok::Sym(_))) {
             return false;
         }
         let length = if is_bar(self.ahead(1)) {
             2
-        } else if is_command(self.ahead(1), "in")
-            && is_command(self.ahead(2), "mathbb R")
-            && is_bar(self.ahead(3))
-        {
+        } else if is_command(self.ahead(1), "in") && is_command(self.ahead(2), "mathbb R") && is_bar(self.ahead(3)) {
             4
         } else {
             return false;
@@ -87,9 +77,7 @@ impl Parser<'_> {
 
     pub(super) fn after_number(&mut self, digits: &str) -> Parsed {
         // A recurring decimal: 0.1\overline{6}, 0.\dot3.
-        if digits.contains('.')
-            && (self.is_command("overline") || self.is_command("bar") || self.is_command("dot"))
-        {
+        if digits.contains('.') && (self.is_command("overline") || self.is_command("bar") || self.is_command("dot")) {
             let is_dot = self.is_command("dot");
             self.at += 1;
             let mut repeat = self.digits()?;
@@ -103,14 +91,10 @@ impl Parser<'_> {
                     repeat.push_str(&self.digits()?);
                 }
             }
-            return recurring(digits, &repeat)
-                .map(Node::Num)
-                .ok_or(Failure::Syntax);
+            return recurring(digits, &repeat).map(Node::Num).ok_or(Failure::Syntax);
         }
         // `0.3636\ldots`: the digits shown.
-        if digits.contains('.')
-            && (self.is_command("ldots") || self.is_command("dots") || self.is_command("cdots"))
-        {
+        if digits.contains('.') && (self.is_command("ldots") || self.is_command("dots") || self.is_command("cdots")) {
             self.at += 1;
         }
         if self.peek() == Some(&Tok::Ch('_')) {
@@ -119,10 +103,7 @@ impl Parser<'_> {
                 Ok(base) if (2..=36).contains(&base) => base,
                 _ => return Err(Failure::Syntax),
             };
-            return Ok(Node::Based {
-                digits: digits.trim_start_matches('0').to_string(),
-                base,
-            });
+            return Ok(Node::Based { digits: digits.trim_start_matches('0').to_string(), base });
         }
         number(digits)
     }
@@ -137,11 +118,7 @@ impl Parser<'_> {
         if braced {
             self.expect('}')?;
         }
-        if digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            Ok(digits)
-        } else {
-            Err(Failure::Syntax)
-        }
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) { Ok(digits) } else { Err(Failure::Syntax) }
     }
 
     /// The rest of a name: primes and subscripts.
@@ -201,12 +178,10 @@ impl Parser<'_> {
             self.expect(')')?;
             // `P(x)` applies, `p(q+1)` multiplies.
             // `p(x) = ...` names a function, whatever its letter.
-            let is_named = self.peek() == Some(&Tok::Ch('='))
-                && items.iter().all(|item| matches!(item, Node::Sym(_)));
+            let is_named = self.peek() == Some(&Tok::Ch('=')) && items.iter().all(|item| matches!(item, Node::Sym(_)));
             if is_named
                 || is_certain
-                || (items.iter().all(|item| matches!(item, Node::Num(_)))
-                    && "FGHPQ".contains(first))
+                || (items.iter().all(|item| matches!(item, Node::Num(_))) && "FGHPQ".contains(first))
             {
                 return Ok(Node::Apply(name, items));
             }
@@ -306,9 +281,7 @@ impl Parser<'_> {
                 Some(Tok::Ch('&')) => self.at += 1,
                 Some(_) => {
                     let cell = self.nested(|parser| parser.relation())?;
-                    rows.last_mut()
-                        .expect("there is always a last row")
-                        .push(cell);
+                    rows.last_mut().expect("there is always a last row").push(cell);
                 }
                 None => return Err(Failure::Syntax),
             }
@@ -328,10 +301,9 @@ impl Parser<'_> {
             "frac" => {
                 let (top, bottom) = self.two_arguments()?;
                 Ok(match (&top, &bottom) {
-                    (Node::Num(a), Node::Num(b)) if !b.is_zero() => Node::Mul(vec![
-                        Node::Num(a.clone()),
-                        Node::Inverse(Node::Num(b.clone()).boxed()),
-                    ]),
+                    (Node::Num(a), Node::Num(b)) if !b.is_zero() => {
+                        Node::Mul(vec![Node::Num(a.clone()), Node::Inverse(Node::Num(b.clone()).boxed())])
+                    }
                     _ => Node::Mul(vec![top, Node::Inverse(bottom.boxed())]),
                 })
             }
@@ -358,19 +330,11 @@ impl Parser<'_> {
             "infty" => Ok(Node::Infinity),
             "emptyset" => Ok(Node::Set(Vec::new())),
             "lfloor" | "lceil" => {
-                let (func, close) = if name == "lfloor" {
-                    (Func::Floor, "rfloor")
-                } else {
-                    (Func::Ceil, "rceil")
-                };
+                let (func, close) = if name == "lfloor" { (Func::Floor, "rfloor") } else { (Func::Ceil, "rceil") };
                 let bars = std::mem::take(&mut self.bars);
                 let inner = self.nested(|parser| parser.sum())?;
                 self.bars = bars;
-                if self.eat_command(close) {
-                    Ok(Node::Call(func, vec![inner]))
-                } else {
-                    Err(Failure::Syntax)
-                }
+                if self.eat_command(close) { Ok(Node::Call(func, vec![inner])) } else { Err(Failure::Syntax) }
             }
             "overline" | "bar" => {
                 let inner = self.argument()?;
@@ -396,11 +360,7 @@ impl Parser<'_> {
                         _ => Err(Failure::Syntax),
                     };
                 }
-                if super::latex::FUNCTIONS.contains(&name) {
-                    self.function(name)
-                } else {
-                    Err(Failure::Syntax)
-                }
+                if super::latex::FUNCTIONS.contains(&name) { self.function(name) } else { Err(Failure::Syntax) }
             }
         }
     }
@@ -421,33 +381,16 @@ impl Parser<'_> {
         }
         let argument = self.nested(|parser| parser.function_argument())?;
         let arguments = match argument {
-            Node::Group {
-                open: '(',
-                items,
-                close: ')',
-            } => items,
+            Node::Group { open: '(', items, close: ')' } => items,
             Node::Set(items) | Node::List(items) => items,
             other => vec![other],
         };
         let one = |arguments: Vec<Node>| {
-            if arguments.len() == 1 {
-                Ok(arguments)
-            } else {
-                Err(Failure::Syntax)
-            }
+            if arguments.len() == 1 { Ok(arguments) } else { Err(Failure::Syntax) }
         };
         let mut call = match name {
-            "log" => Node::Call(
-                Func::Log,
-                vec![base.take().unwrap_or(Node::E), one(arguments)?.remove(0)],
-            ),
-            "lg" => Node::Call(
-                Func::Log,
-                vec![
-                    base.take().unwrap_or(Node::int(10)),
-                    one(arguments)?.remove(0),
-                ],
-            ),
+            "log" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::E), one(arguments)?.remove(0)]),
+            "lg" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::int(10)), one(arguments)?.remove(0)]),
             "cis" => {
                 let angle = one(arguments)?.remove(0);
                 Node::Add(vec![
@@ -494,9 +437,7 @@ impl Parser<'_> {
             is_negative = !is_negative;
         }
         let mut factors = vec![self.power()?];
-        while self.starts_factor()
-            && !self.starts_function()
-            && !matches!(self.peek(), Some(Tok::Ch('(' | '[' | '{')))
+        while self.starts_factor() && !self.starts_function() && !matches!(self.peek(), Some(Tok::Ch('(' | '[' | '{')))
         {
             if matches!(self.peek(), Some(Tok::Num(_))) {
                 return Err(Failure::Syntax);
@@ -513,18 +454,12 @@ impl Parser<'_> {
             factors.push(Node::Inverse(divisor.boxed()));
         }
         let argument = collected(factors, Node::Mul);
-        Ok(if is_negative {
-            negated(argument)
-        } else {
-            argument
-        })
+        Ok(if is_negative { negated(argument) } else { argument })
     }
 
     pub(super) fn starts_function(&self) -> bool {
         match self.peek() {
-            Some(Tok::Cmd(name)) => {
-                super::latex::FUNCTIONS.contains(&name.as_str()) || name == "sum" || name == "prod"
-            }
+            Some(Tok::Cmd(name)) => super::latex::FUNCTIONS.contains(&name.as_str()) || name == "sum" || name == "prod",
             Some(Tok::Word(word)) => super::latex::FUNCTIONS.contains(&word.as_str()),
             _ => false,
         }
@@ -553,13 +488,7 @@ impl Parser<'_> {
         let high = high.ok_or(Failure::Syntax)?;
         let body = self.nested(|parser| parser.product())?;
         let body = if var == "i" { with_index(body) } else { body };
-        Ok(Node::Series {
-            is_sum,
-            var,
-            low: low.boxed(),
-            high: high.boxed(),
-            body: body.boxed(),
-        })
+        Ok(Node::Series { is_sum, var, low: low.boxed(), high: high.boxed(), body: body.boxed() })
     }
 }
 
@@ -589,11 +518,7 @@ pub(super) fn number(digits: &str) -> Parsed {
     }
     let shown = format!("{whole}{part}");
     let significant = shown.trim_start_matches('0').len();
-    Ok(Node::Dec {
-        value,
-        places: part.len() as u32,
-        significant: significant as u32,
-    })
+    Ok(Node::Dec { value, places: part.len() as u32, significant: significant as u32 })
 }
 
 /// `0.1` followed by the recurring digits `6`.
@@ -601,11 +526,8 @@ pub(super) fn recurring(digits: &str, repeat: &str) -> Option<Rational> {
     if repeat.len() > 200 {
         return None;
     }
-    let start = if digits.starts_with('.') {
-        Rational::decimal(&format!("0{digits}"))?
-    } else {
-        Rational::decimal(digits)?
-    };
+    let start =
+        if digits.starts_with('.') { Rational::decimal(&format!("0{digits}"))? } else { Rational::decimal(digits)? };
     let places = digits.split_once('.').map_or(0, |(_, part)| part.len()) as u32;
     let ten = BigInt::from(10);
     let nines = ten.pow(repeat.len() as u32) - BigInt::one();
@@ -615,9 +537,7 @@ pub(super) fn recurring(digits: &str, repeat: &str) -> Option<Rational> {
 
 pub(super) fn plain(token: &Tok) -> String {
     match token {
-        Tok::Num(text) | Tok::Sym(text) | Tok::Word(text) | Tok::Text(text) | Tok::Cmd(text) => {
-            text.clone()
-        }
+        Tok::Num(text) | Tok::Sym(text) | Tok::Word(text) | Tok::Text(text) | Tok::Cmd(text) => text.clone(),
         Tok::Ch(c) => c.to_string(),
         _ => String::new(),
     }

@@ -45,11 +45,7 @@ pub(crate) struct Precision {
 
 impl Precision {
     pub(crate) fn new(bits: u64) -> Self {
-        Precision {
-            bits,
-            pi: std::cell::OnceCell::new(),
-            ln2: std::cell::OnceCell::new(),
-        }
+        Precision { bits, pi: std::cell::OnceCell::new(), ln2: std::cell::OnceCell::new() }
     }
 
     /// Fixed-point scale of inner sums: some bits more than the result keeps.
@@ -62,13 +58,8 @@ impl Precision {
         self.pi
             .get_or_init(|| {
                 let scale = self.scale();
-                let sum: BigInt =
-                    (arctan_inverse(5, scale) * 16u32) - (arctan_inverse(239, scale) * 4u32);
-                Ball {
-                    m: sum,
-                    e: -(scale as i64),
-                    err: 12 - scale as i64,
-                }
+                let sum: BigInt = (arctan_inverse(5, scale) * 16u32) - (arctan_inverse(239, scale) * 4u32);
+                Ball { m: sum, e: -(scale as i64), err: 12 - scale as i64 }
             })
             .clone()
     }
@@ -78,14 +69,9 @@ impl Precision {
         self.ln2
             .get_or_init(|| {
                 let scale = self.scale();
-                let sum: BigInt = artanh_inverse(26, scale) * 18u32
-                    - artanh_inverse(4801, scale) * 2u32
+                let sum: BigInt = artanh_inverse(26, scale) * 18u32 - artanh_inverse(4801, scale) * 2u32
                     + artanh_inverse(8749, scale) * 8u32;
-                Ball {
-                    m: sum,
-                    e: -(scale as i64),
-                    err: 14 - scale as i64,
-                }
+                Ball { m: sum, e: -(scale as i64), err: 14 - scale as i64 }
             })
             .clone()
     }
@@ -120,11 +106,7 @@ fn inverse_series(n: u32, scale: u64, is_alternating: bool) -> BigInt {
 
 impl Ball {
     pub(crate) fn integer(value: i64) -> Self {
-        Ball {
-            m: value.into(),
-            e: 0,
-            err: EXACT,
-        }
+        Ball { m: value.into(), e: 0, err: EXACT }
     }
 
     pub(crate) fn zero() -> Self {
@@ -132,30 +114,17 @@ impl Ball {
     }
 
     pub(crate) fn rational(value: &Rational, p: &Precision) -> Self {
-        let num = Ball {
-            m: value.num().clone(),
-            e: 0,
-            err: EXACT,
-        }
-        .round(p);
+        let num = Ball { m: value.num().clone(), e: 0, err: EXACT }.round(p);
         if value.is_integer() {
             return num;
         }
-        let den = Ball {
-            m: value.den().clone(),
-            e: 0,
-            err: EXACT,
-        };
+        let den = Ball { m: value.den().clone(), e: 0, err: EXACT };
         num.div(&den, p).expect("a denominator is not 0")
     }
 
     /// The power of two above the magnitude of the middle.
     fn top(&self) -> i64 {
-        if self.m.is_zero() {
-            EXACT
-        } else {
-            self.e.saturating_add(self.m.bits() as i64)
-        }
+        if self.m.is_zero() { EXACT } else { self.e.saturating_add(self.m.bits() as i64) }
     }
 
     /// The power of two above the magnitude of any value of the ball.
@@ -187,11 +156,7 @@ impl Ball {
     }
 
     fn checked(self, p: &Precision) -> Result<Self, Trouble> {
-        if self.bound() > MAX_EXPONENT {
-            Err(Trouble::TooLarge)
-        } else {
-            Ok(self.round(p))
-        }
+        if self.bound() > MAX_EXPONENT { Err(Trouble::TooLarge) } else { Ok(self.round(p)) }
     }
 
     /// -1 or 1 when the sign is certain, 0 for an exact zero, `None` when the ball contains zero.
@@ -211,47 +176,27 @@ impl Ball {
     }
 
     pub(crate) fn neg(&self) -> Self {
-        Ball {
-            m: -&self.m,
-            e: self.e,
-            err: self.err,
-        }
+        Ball { m: -&self.m, e: self.e, err: self.err }
     }
 
     pub(crate) fn add(&self, other: &Self, p: &Precision) -> Self {
-        let (high, low) = if self.e >= other.e {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (high, low) = if self.e >= other.e { (self, other) } else { (other, self) };
         if high.m.is_zero() || low.m.is_zero() {
-            let mut sum = if high.m.is_zero() {
-                low.clone()
-            } else {
-                high.clone()
-            };
+            let mut sum = if high.m.is_zero() { low.clone() } else { high.clone() };
             sum.err = both(high.err, low.err);
             return sum;
         }
         let gap = high.e - low.e;
         if gap > 4 * p.bits as i64 + 64 {
             // One is lost in the other's last bit, unless the wide one is small.
-            let (large, small) = if high.top() >= low.top() {
-                (high, low)
-            } else {
-                (low, high)
-            };
+            let (large, small) = if high.top() >= low.top() { (high, low) } else { (low, high) };
             if small.top() < large.top() - 2 * p.bits as i64 - 8 {
                 let mut sum = large.clone();
                 sum.err = both(both(large.err, small.err), small.top());
                 return sum.round(p);
             }
         }
-        let sum = Ball {
-            m: (&high.m << gap as u64) + &low.m,
-            e: low.e,
-            err: both(high.err, low.err),
-        };
+        let sum = Ball { m: (&high.m << gap as u64) + &low.m, e: low.e, err: both(high.err, low.err) };
         sum.round(p)
     }
 
@@ -267,12 +212,7 @@ impl Ball {
         if other.err != EXACT {
             err = both(err, other.err + self.bound());
         }
-        Ball {
-            m: &self.m * &other.m,
-            e: self.e + other.e,
-            err: err.max(EXACT),
-        }
-        .checked(p)
+        Ball { m: &self.m * &other.m, e: self.e + other.e, err: err.max(EXACT) }.checked(p)
     }
 
     pub(crate) fn div(&self, other: &Self, p: &Precision) -> Result<Self, Trouble> {
@@ -296,34 +236,17 @@ impl Ball {
         if other.err != EXACT {
             err = both(err, self.bound() + other.err - 2 * low + 1);
         }
-        Ball {
-            m: quotient,
-            e,
-            err,
-        }
-        .checked(p)
+        Ball { m: quotient, e, err }.checked(p)
     }
 
     pub(crate) fn scaled(&self, power: i64) -> Self {
-        Ball {
-            m: self.m.clone(),
-            e: self.e + power,
-            err: if self.err == EXACT {
-                EXACT
-            } else {
-                self.err + power
-            },
-        }
+        Ball { m: self.m.clone(), e: self.e + power, err: if self.err == EXACT { EXACT } else { self.err + power } }
     }
 
     /// The middle as a fixed-point number with `scale` fraction bits.
     fn fixed(&self, scale: u64) -> BigInt {
         let shift = self.e + scale as i64;
-        if shift >= 0 {
-            &self.m << shift as u64
-        } else {
-            &self.m >> shift.unsigned_abs()
-        }
+        if shift >= 0 { &self.m << shift as u64 } else { &self.m >> shift.unsigned_abs() }
     }
 
     /// The middle as a fraction; `None` for exponents beyond reason.
@@ -342,11 +265,7 @@ impl Ball {
         let m = (&self.m >> drop as u64).to_f64().unwrap_or(f64::NAN);
         let e = self.e + drop;
         if e > 2000 {
-            return if m == 0.0 {
-                0.0
-            } else {
-                m.signum() * f64::INFINITY
-            };
+            return if m == 0.0 { 0.0 } else { m.signum() * f64::INFINITY };
         }
         if e < -2200 {
             return 0.0;
@@ -355,11 +274,7 @@ impl Ball {
     }
 
     pub(crate) fn abs(&self) -> Self {
-        Ball {
-            m: self.m.abs(),
-            e: self.e,
-            err: self.err,
-        }
+        Ball { m: self.m.abs(), e: self.e, err: self.err }
     }
 
     /// The square root of a value that is not negative.
@@ -371,11 +286,7 @@ impl Ball {
             None => {
                 // A ball around zero: the root lies within the root of its bound.
                 let bound = self.bound();
-                return Ok(Ball {
-                    m: BigInt::zero(),
-                    e: 0,
-                    err: bound.div_euclid(2) + 1,
-                });
+                return Ok(Ball { m: BigInt::zero(), e: 0, err: bound.div_euclid(2) + 1 });
             }
         }
         let want = 2 * p.bits + 4;
@@ -386,11 +297,7 @@ impl Ball {
         let root = (&self.m << shift as u64).sqrt();
         let e = (self.e - shift) / 2;
         let is_exact = self.err == EXACT && &root * &root == &self.m << shift as u64;
-        let mut result = Ball {
-            m: root,
-            e,
-            err: EXACT,
-        };
+        let mut result = Ball { m: root, e, err: EXACT };
         if !is_exact {
             // |sqrt a - sqrt b| <= |a - b| / sqrt(lower bound)
             result.err = e;
@@ -407,11 +314,7 @@ impl Ball {
             return Err(Trouble::TooLarge);
         }
         let floor_of = |value: &BigInt, e: i64| {
-            if e >= 0 {
-                value << e as u64
-            } else {
-                value.div_floor(&(BigInt::one() << e.unsigned_abs()))
-            }
+            if e >= 0 { value << e as u64 } else { value.div_floor(&(BigInt::one() << e.unsigned_abs())) }
         };
         if self.err == EXACT {
             return Ok(floor_of(&self.m, self.e));
@@ -420,11 +323,7 @@ impl Ball {
         let m = &self.m << (self.e - e) as u64;
         let slack = BigInt::one() << (self.err - e) as u64;
         let (low, high) = (floor_of(&(&m - &slack), e), floor_of(&(&m + &slack), e));
-        if low == high {
-            Ok(low)
-        } else {
-            Err(Trouble::Imprecise)
-        }
+        if low == high { Ok(low) } else { Err(Trouble::Imprecise) }
     }
 
     /// The nearest integer, when it is within the error and the error is below 2^-100.
@@ -432,27 +331,13 @@ impl Ball {
         if self.bound() > 1 << 16 || self.err > -100 {
             return None;
         }
-        let half = self.add(
-            &Ball {
-                m: BigInt::one(),
-                e: -1,
-                err: EXACT,
-            },
-            &Precision::new(1 << 20),
-        );
+        let half = self.add(&Ball { m: BigInt::one(), e: -1, err: EXACT }, &Precision::new(1 << 20));
         let whole = if half.e >= 0 {
             &half.m << half.e as u64
         } else {
             half.m.div_floor(&(BigInt::one() << half.e.unsigned_abs()))
         };
-        let rest = self.add(
-            &Ball {
-                m: -&whole,
-                e: 0,
-                err: EXACT,
-            },
-            &Precision::new(1 << 20),
-        );
+        let rest = self.add(&Ball { m: -&whole, e: 0, err: EXACT }, &Precision::new(1 << 20));
         (rest.m.is_zero() || rest.top() <= self.err + 1).then_some(whole)
     }
 
@@ -461,11 +346,7 @@ impl Ball {
             return Ok(Ball::integer(1));
         }
         if self.top() > 24 || self.err > 8 {
-            return Err(if self.err > 8 {
-                Trouble::Imprecise
-            } else {
-                Trouble::TooLarge
-            });
+            return Err(if self.err > 8 { Trouble::Imprecise } else { Trouble::TooLarge });
         }
         let turns = (self.to_f64() / std::f64::consts::LN_2).round() as i64;
         let rest = self.sub(&p.ln2().mul(&Ball::integer(turns), p)?, p);
@@ -491,13 +372,7 @@ impl Ball {
         if rest.err != EXACT {
             err = both(err, rest.err + 2);
         }
-        Ball {
-            m: sum,
-            e: -(scale as i64),
-            err,
-        }
-        .scaled(turns)
-        .checked(p)
+        Ball { m: sum, e: -(scale as i64), err }.scaled(turns).checked(p)
     }
 
     /// The natural logarithm of a positive value, by Newton's method on [`Ball::exp`].
@@ -510,19 +385,13 @@ impl Ball {
         let top = self.top();
         // x = y * 2^top with y in [1/2, 1)
         let y = self.scaled(-top);
-        let middle = Ball {
-            err: EXACT,
-            ..y.clone()
-        };
+        let middle = Ball { err: EXACT, ..y.clone() };
         let mut guess = from_f64(middle.to_f64().ln());
         let mut correct = 48u64;
         while correct < p.bits + 16 {
             // g + 2 (y - e^g) / (y + e^g): each step triples the digits.
             let power = guess.exp(p)?;
-            let step = middle
-                .sub(&power, p)
-                .div(&middle.add(&power, p), p)?
-                .scaled(1);
+            let step = middle.sub(&power, p).div(&middle.add(&power, p), p)?.scaled(1);
             guess = guess.add(&step, p);
             guess.err = EXACT;
             correct *= 3;
@@ -541,34 +410,14 @@ impl Ball {
             return Ok((Ball::zero(), Ball::integer(1)));
         }
         if self.top() > 64 || self.err > 0 {
-            return Err(if self.err > 0 {
-                Trouble::Imprecise
-            } else {
-                Trouble::TooLarge
-            });
+            return Err(if self.err > 0 { Trouble::Imprecise } else { Trouble::TooLarge });
         }
         // x = quarter * pi/2 + r, |r| <= pi/4
         let wide = Precision::new(p.bits + self.top().max(0) as u64 + 8);
         let half_pi = wide.pi().scaled(-1);
         let quarters = self.div(&half_pi, &wide)?;
-        let quarter = quarters
-            .add(
-                &Ball {
-                    m: BigInt::one(),
-                    e: -1,
-                    err: EXACT,
-                },
-                &wide,
-            )
-            .fixed(0);
-        let turned = half_pi.mul(
-            &Ball {
-                m: quarter.clone(),
-                e: 0,
-                err: EXACT,
-            },
-            &wide,
-        )?;
+        let quarter = quarters.add(&Ball { m: BigInt::one(), e: -1, err: EXACT }, &wide).fixed(0);
+        let turned = half_pi.mul(&Ball { m: quarter.clone(), e: 0, err: EXACT }, &wide)?;
         let rest = self.sub(&turned, &wide);
         let scale = p.scale() + 8;
         let r = rest.fixed(scale);
@@ -588,15 +437,8 @@ impl Ball {
         if rest.err != EXACT {
             err = both(err, rest.err);
         }
-        let ball = |m: BigInt| Ball {
-            m,
-            e: -(scale as i64),
-            err,
-        };
-        let (sin, cos) = (
-            ball(series(r.clone(), 1)),
-            ball(series(BigInt::one() << scale, 0)),
-        );
+        let ball = |m: BigInt| Ball { m, e: -(scale as i64), err };
+        let (sin, cos) = (ball(series(r.clone(), 1)), ball(series(BigInt::one() << scale, 0)));
         let (sin, cos) = match quarter.mod_floor(&BigInt::from(4)).to_i64() {
             Some(0) => (sin, cos),
             Some(1) => (cos, sin.neg()),
@@ -616,25 +458,15 @@ impl Ball {
             let sign = self.sign().ok_or(Trouble::Imprecise)?;
             let inverse = Ball::integer(1).div(self, p)?.atan(p)?;
             let half_pi = p.pi().scaled(-1);
-            return Ok(if sign > 0 {
-                half_pi.sub(&inverse, p)
-            } else {
-                half_pi.neg().sub(&inverse, p)
-            });
+            return Ok(if sign > 0 { half_pi.sub(&inverse, p) } else { half_pi.neg().sub(&inverse, p) });
         }
-        let middle = Ball {
-            err: EXACT,
-            ..self.clone()
-        };
+        let middle = Ball { err: EXACT, ..self.clone() };
         let mut guess = from_f64(middle.to_f64().atan());
         let mut correct = 48u64;
         while correct < p.bits + 16 {
             // tan(atan x - g) = (x cos g - sin g) / (cos g + x sin g); its own arc tangent is d - d^3/3.
             let (sin, cos) = guess.sin_cos(p)?;
-            let step = middle
-                .mul(&cos, p)?
-                .sub(&sin, p)
-                .div(&cos.add(&middle.mul(&sin, p)?, p), p)?;
+            let step = middle.mul(&cos, p)?.sub(&sin, p).div(&cos.add(&middle.mul(&sin, p)?, p), p)?;
             guess = guess.add(&step, p);
             guess.err = EXACT;
             correct *= 3;
@@ -676,16 +508,8 @@ fn from_f64(value: f64) -> Ball {
     let bits = value.to_bits();
     let exponent = ((bits >> 52) & 0x7ff) as i64;
     let fraction = (bits & ((1 << 52) - 1)) as i64;
-    let (m, e) = if exponent == 0 {
-        (fraction, -1074)
-    } else {
-        (fraction | (1 << 52), exponent - 1075)
-    };
-    Ball {
-        m: BigInt::from(if value < 0.0 { -m } else { m }),
-        e,
-        err: EXACT,
-    }
+    let (m, e) = if exponent == 0 { (fraction, -1074) } else { (fraction | (1 << 52), exponent - 1075) };
+    Ball { m: BigInt::from(if value < 0.0 { -m } else { m }), e, err: EXACT }
 }
 
 #[cfg(test)]
@@ -695,26 +519,11 @@ mod tests {
     fn check(found: Ball, expected: &str) {
         let p = Precision::new(256);
         let digits = expected.len() - expected.find('.').map_or(0, |at| at + 1);
-        let expected_value = Ball::rational(
-            &Rational::decimal(expected.trim_start_matches('-')).unwrap(),
-            &p,
-        );
-        let expected_value = if expected.starts_with('-') {
-            expected_value.neg()
-        } else {
-            expected_value
-        };
+        let expected_value = Ball::rational(&Rational::decimal(expected.trim_start_matches('-')).unwrap(), &p);
+        let expected_value = if expected.starts_with('-') { expected_value.neg() } else { expected_value };
         let gap = found.sub(&expected_value, &p).abs().to_f64();
-        assert!(
-            gap < 10f64.powi(1 - digits as i32),
-            "{} is not {expected}: {gap}",
-            found.to_f64()
-        );
-        assert!(
-            found.err() < -220,
-            "the bound 2^{} of {expected} is too wide",
-            found.err()
-        );
+        assert!(gap < 10f64.powi(1 - digits as i32), "{} is not {expected}: {gap}", found.to_f64());
+        assert!(found.err() < -220, "the bound 2^{} of {expected} is too wide", found.err());
     }
 
     // The digits are those of the constants' published expansions.
@@ -722,60 +531,27 @@ mod tests {
     fn functions_to_fifty_digits() {
         let p = Precision::new(256);
         let two = Ball::integer(2);
-        check(
-            p.pi(),
-            "3.14159265358979323846264338327950288419716939937510",
-        );
-        check(
-            p.ln2(),
-            "0.69314718055994530941723212145817656807550013436025",
-        );
-        check(
-            Ball::integer(1).exp(&p).unwrap(),
-            "2.71828182845904523536028747135266249775724709369995",
-        );
-        check(
-            two.sqrt(&p).unwrap(),
-            "1.41421356237309504880168872420969807856967187537694",
-        );
-        check(
-            two.ln(&p).unwrap(),
-            "0.69314718055994530941723212145817656807550013436025",
-        );
-        check(
-            Ball::integer(10).ln(&p).unwrap(),
-            "2.30258509299404568401799145468436420760110148862877",
-        );
+        check(p.pi(), "3.14159265358979323846264338327950288419716939937510");
+        check(p.ln2(), "0.69314718055994530941723212145817656807550013436025");
+        check(Ball::integer(1).exp(&p).unwrap(), "2.71828182845904523536028747135266249775724709369995");
+        check(two.sqrt(&p).unwrap(), "1.41421356237309504880168872420969807856967187537694");
+        check(two.ln(&p).unwrap(), "0.69314718055994530941723212145817656807550013436025");
+        check(Ball::integer(10).ln(&p).unwrap(), "2.30258509299404568401799145468436420760110148862877");
         let (sin, cos) = Ball::integer(1).sin_cos(&p).unwrap();
         check(sin, "0.84147098480789650665250232163029899962256306079837");
         check(cos, "0.54030230586813971740093660744297660373231042061792");
-        check(
-            two.atan(&p).unwrap(),
-            "1.10714871779409050301706546017853704007004764540143",
-        );
-        check(
-            Ball::integer(-5).atan(&p).unwrap(),
-            "-1.373400766945015860861271926444961148650999595899700",
-        );
-        check(
-            Ball::integer(-30).exp(&p).unwrap(),
-            "0.00000000000009357622968840174604915832223378706744",
-        );
+        check(two.atan(&p).unwrap(), "1.10714871779409050301706546017853704007004764540143");
+        check(Ball::integer(-5).atan(&p).unwrap(), "-1.373400766945015860861271926444961148650999595899700");
+        check(Ball::integer(-30).exp(&p).unwrap(), "0.00000000000009357622968840174604915832223378706744");
     }
 
     #[test]
     fn different_numbers_do_not_meet_and_equal_ones_do() {
         let p = Precision::new(256);
         let (sin, cos) = Ball::integer(3).sin_cos(&p).unwrap();
-        let one = sin
-            .mul(&sin, &p)
-            .unwrap()
-            .add(&cos.mul(&cos, &p).unwrap(), &p);
+        let one = sin.mul(&sin, &p).unwrap().add(&cos.mul(&cos, &p).unwrap(), &p);
         assert!(one.meets(&Ball::integer(1), &p).0);
-        let close = Ball::rational(
-            &Rational::decimal("1.0000000000000000000000000000000000000000000001").unwrap(),
-            &p,
-        );
+        let close = Ball::rational(&Rational::decimal("1.0000000000000000000000000000000000000000000001").unwrap(), &p);
         assert!(!one.meets(&close, &p).0);
     }
 }

@@ -81,13 +81,8 @@ impl Comparison<'_> {
             },
             (Node::Based { .. }, _) | (_, Node::Based { .. }) => self.based(g, p),
             (Node::Ratio(a), Node::Ratio(b)) => self.ratios(a, b),
-            (Node::Ratio(parts), other) | (other, Node::Ratio(parts))
-                if parts.len() == 2 && other.is_scalar() =>
-            {
-                let quotient = Node::Mul(vec![
-                    parts[0].clone(),
-                    Node::Inverse(parts[1].clone().boxed()),
-                ]);
+            (Node::Ratio(parts), other) | (other, Node::Ratio(parts)) if parts.len() == 2 && other.is_scalar() => {
+                let quotient = Node::Mul(vec![parts[0].clone(), Node::Inverse(parts[1].clone().boxed())]);
                 self.equal(&quotient, other)
             }
             _ => self.collections(g, p),
@@ -114,14 +109,11 @@ impl Comparison<'_> {
         // `2+3 = 5` and `(x-1)(x+1) = x^2-1` say one value in several ways.
         for (index, side) in rest.iter().enumerate() {
             // In `a+b = 3+4 = 7` the first side is what is asked for; `2x = 10` is an equation.
-            let is_asked =
-                index == 0 && rest.len() >= 2 && side.is_scalar() && !last.has_variables();
+            let is_asked = index == 0 && rest.len() >= 2 && side.is_scalar() && !last.has_variables();
             if is_lone(side) || is_asked {
                 continue;
             }
-            let is_value = side.is_scalar()
-                && last.is_scalar()
-                && (!side.has_variables() || last.has_variables());
+            let is_value = side.is_scalar() && last.is_scalar() && (!side.has_variables() || last.has_variables());
             if !is_value || !self.scalars_equal(side, last)? {
                 return Ok(None);
             }
@@ -141,54 +133,23 @@ impl Comparison<'_> {
             return self.vector(&rows, g);
         }
         match (g, p) {
-            (
-                Node::Group {
-                    open: a,
-                    items: x,
-                    close: b,
-                },
-                Node::Group {
-                    open: c,
-                    items: y,
-                    close: d,
-                },
-            ) => {
+            (Node::Group { open: a, items: x, close: b }, Node::Group { open: c, items: y, close: d }) => {
                 let is_interval = x.len() == 2 && x.iter().chain(y).any(has_infinity);
-                self.method = if is_interval || (*a, *b) != ('(', ')') {
-                    Method::Interval
-                } else {
-                    Method::Tuple
-                };
+                self.method = if is_interval || (*a, *b) != ('(', ')') { Method::Interval } else { Method::Tuple };
                 if !is_interval && ((a == &'(') != (c == &'(') || (b == &')') != (d == &')')) {
                     return Ok(false);
                 }
-                if is_interval
-                    && let (Some(a), Some(b)) = (self.region(g, true)?, self.region(p, true)?)
-                {
+                if is_interval && let (Some(a), Some(b)) = (self.region(g, true)?, self.region(p, true)?) {
                     return self.same_region(a, b);
                 }
                 self.in_order(x, y)
             }
-            (
-                Node::Group {
-                    open: '(',
-                    items,
-                    close: ')',
-                },
-                Node::List(others),
-            ) => {
+            (Node::Group { open: '(', items, close: ')' }, Node::List(others)) => {
                 self.method = Method::Tuple;
                 let named = named_values(others);
                 self.in_order(items, named.as_deref().unwrap_or(others))
             }
-            (
-                Node::List(items),
-                Node::Group {
-                    open: '(',
-                    items: others,
-                    close: ')',
-                },
-            ) => {
+            (Node::List(items), Node::Group { open: '(', items: others, close: ')' }) => {
                 // Named values have an order; a bare list of solutions is no point.
                 self.method = Method::Tuple;
                 match named_values(items) {
@@ -196,9 +157,7 @@ impl Comparison<'_> {
                     None => self.mismatch(),
                 }
             }
-            (Node::Group { .. }, Node::Set(_)) | (Node::Set(_), Node::Group { .. }) => {
-                self.mismatch()
-            }
+            (Node::Group { .. }, Node::Set(_)) | (Node::Set(_), Node::Group { .. }) => self.mismatch(),
             (Node::List(items) | Node::Set(items), Node::List(others) | Node::Set(others)) => {
                 self.method = Method::Set;
                 self.lists(items, others)
@@ -317,10 +276,7 @@ impl Comparison<'_> {
             let mut is_known = kept.contains(item);
             // By value in short lists only: longer ones would take a quadratic number of evaluations.
             if !is_known && items.len() <= 24 && item.is_scalar() && !item.has_variables() {
-                for other in kept
-                    .iter()
-                    .filter(|other| other.is_scalar() && !other.has_variables())
-                {
+                for other in kept.iter().filter(|other| other.is_scalar() && !other.has_variables()) {
                     let is_equal = match self.scalars_equal(other, item) {
                         Err(Trouble::Timeout) => return Err(Trouble::Timeout),
                         result => result.unwrap_or(false),
@@ -355,22 +311,15 @@ impl Comparison<'_> {
         let is_vector = rows.iter().all(|row| row.len() == 1) || rows.len() == 1;
         let entries: Vec<Node> = rows.iter().flatten().cloned().collect();
         match other {
-            Node::Group {
-                open: '(',
-                items,
-                close: ')',
-            }
-            | Node::List(items)
+            Node::Group { open: '(', items, close: ')' } | Node::List(items)
                 if is_vector && self.policy.vector_tuple && entries.len() > 1 =>
             {
                 self.method = Method::Matrix;
                 self.in_order(&entries, items)
             }
-            Node::Group {
-                open: '[',
-                items,
-                close: ']',
-            } if is_vector && self.policy.vector_tuple && entries.len() > 2 => {
+            Node::Group { open: '[', items, close: ']' }
+                if is_vector && self.policy.vector_tuple && entries.len() > 2 =>
+            {
                 self.method = Method::Matrix;
                 self.in_order(&entries, items)
             }
@@ -423,8 +372,7 @@ impl Comparison<'_> {
                     self.flags.push(Flag::BaseDropped);
                     return Ok(true);
                 }
-                Ok(self.policy.base_value
-                    && based_value(digits, *base).is_some_and(|digits| digits == value))
+                Ok(self.policy.base_value && based_value(digits, *base).is_some_and(|digits| digits == value))
             }
             _ => Ok(false),
         }
@@ -446,11 +394,7 @@ fn expanded(node: &Node) -> Node {
                     other => all.push(other),
                 }
             }
-            if matches!(node, Node::Set(_)) {
-                Node::Set(all)
-            } else {
-                Node::List(all)
-            }
+            if matches!(node, Node::Set(_)) { Node::Set(all) } else { Node::List(all) }
         }
         other => Node::List(vec![signed(other, false), signed(other, true)]),
     }
@@ -460,11 +404,7 @@ fn signed(node: &Node, is_second: bool) -> Node {
     match node {
         Node::PlusMinus(base, term, is_lower) => {
             let term = signed(term, is_second);
-            let term = if is_second != *is_lower {
-                Node::Neg(term.boxed())
-            } else {
-                term
-            };
+            let term = if is_second != *is_lower { Node::Neg(term.boxed()) } else { term };
             match base {
                 Some(base) => Node::Add(vec![signed(base, is_second), term]),
                 None => term,
@@ -477,9 +417,7 @@ fn signed(node: &Node, is_second: bool) -> Node {
 /// The rows of a matrix, scalar factors, signs and sums worked in.
 fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
     let each = |rows: Vec<Vec<Node>>, change: &dyn Fn(Node) -> Node| {
-        rows.into_iter()
-            .map(|row| row.into_iter().map(change).collect())
-            .collect()
+        rows.into_iter().map(|row| row.into_iter().map(change).collect()).collect()
     };
     match node {
         Node::Matrix(rows) => Some(rows.clone()),
@@ -495,9 +433,7 @@ fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
                     None => return None,
                 }
             }
-            Some(each(rows?, &|cell| {
-                Node::Mul(factors.iter().cloned().chain([cell]).collect())
-            }))
+            Some(each(rows?, &|cell| Node::Mul(factors.iter().cloned().chain([cell]).collect())))
         }
         Node::Add(items) => {
             let mut sum: Option<Vec<Vec<Node>>> = None;
@@ -507,14 +443,7 @@ fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
                     None => rows,
                     Some(old) if old.len() == rows.len() && old[0].len() == rows[0].len() => {
                         let pairs = old.into_iter().zip(rows);
-                        pairs
-                            .map(|(x, y)| {
-                                x.into_iter()
-                                    .zip(y)
-                                    .map(|(a, b)| Node::Add(vec![a, b]))
-                                    .collect()
-                            })
-                            .collect()
+                        pairs.map(|(x, y)| x.into_iter().zip(y).map(|(a, b)| Node::Add(vec![a, b])).collect()).collect()
                     }
                     Some(_) => return None,
                 });

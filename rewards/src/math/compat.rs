@@ -49,46 +49,24 @@ impl Mode {
 /// Whether `completion` is right under `mode`. `config` is used by the modes that parse.
 pub fn is_correct(mode: Mode, gold: &str, completion: &str, config: &GradeConfig) -> bool {
     let anchored = |mode| {
-        extract::extract(
-            completion,
-            &Extraction {
-                mode,
-                ..config.extraction.clone()
-            },
-            1,
-        )
-        .candidates
-        .into_iter()
-        .next()
+        extract::extract(completion, &Extraction { mode, ..config.extraction.clone() }, 1).candidates.into_iter().next()
     };
     match mode {
         Mode::Primary => grade(gold, completion, config).correct,
         Mode::Exact => completion.trim() == gold.trim(),
-        Mode::Hendrycks => extract::last_box(completion)
-            .is_some_and(|found| hendrycks(found.content) == hendrycks(gold)),
-        Mode::Minerva => {
-            anchored(Extract::Minerva).is_some_and(|answer| minerva(&answer) == minerva(gold))
+        Mode::Hendrycks => {
+            extract::last_box(completion).is_some_and(|found| hendrycks(found.content) == hendrycks(gold))
         }
-        Mode::Gsm8kStrict => {
-            extract::gsm8k_strict(completion).is_some_and(|answer| same_number(&answer, gold))
-        }
-        Mode::Gsm8kFlexible => {
-            extract::gsm8k_flexible(completion).is_some_and(|answer| same_number(&answer, gold))
-        }
+        Mode::Minerva => anchored(Extract::Minerva).is_some_and(|answer| minerva(&answer) == minerva(gold)),
+        Mode::Gsm8kStrict => extract::gsm8k_strict(completion).is_some_and(|answer| same_number(&answer, gold)),
+        Mode::Gsm8kFlexible => extract::gsm8k_flexible(completion).is_some_and(|answer| same_number(&answer, gold)),
         Mode::Dapo => dapo(completion).is_some_and(|answer| minerva(&answer) == minerva(gold)),
         Mode::MathVerify => {
             let first = anchored(Extract::Minerva).map(|answer| format!("\\boxed{{{answer}}}"));
-            let policy = Policy {
-                min_decimals: 6,
-                min_significant: u32::MAX,
-                ..config.policy.clone()
-            };
+            let policy = Policy { min_decimals: 6, min_significant: u32::MAX, ..config.policy.clone() };
             let config = GradeConfig {
                 policy,
-                extraction: Extraction {
-                    allow_unanchored: true,
-                    ..config.extraction.clone()
-                },
+                extraction: Extraction { allow_unanchored: true, ..config.extraction.clone() },
                 ..config.clone()
             };
             grade(gold, first.as_deref().unwrap_or(completion), &config).correct
@@ -103,11 +81,7 @@ fn same_number(answer: &str, gold: &str) -> bool {
 }
 
 fn dapo(completion: &str) -> Option<String> {
-    let tail_start = completion
-        .char_indices()
-        .rev()
-        .nth(299)
-        .map_or(0, |(at, _)| at);
+    let tail_start = completion.char_indices().rev().nth(299).map_or(0, |(at, _)| at);
     let tail = &completion[tail_start..];
     let at = tail.to_ascii_lowercase().rfind("answer:")?;
     let line = tail[at + "answer:".len()..].lines().next()?.trim();
@@ -154,11 +128,7 @@ fn hendrycks(text: &str) -> String {
     }
     if let Some((a, b)) = text.split_once('/')
         && [a, b].iter().all(|part| {
-            part.strip_prefix('-')
-                .unwrap_or(part)
-                .bytes()
-                .all(|byte| byte.is_ascii_digit())
-                && !part.is_empty()
+            part.strip_prefix('-').unwrap_or(part).bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty()
         })
     {
         return format!("\\frac{{{a}}}{{{b}}}");
@@ -191,10 +161,7 @@ fn braced(text: &str, command: &str, count: usize) -> String {
 /// The rules of the Minerva paper, appendix D: the part after the last `=`, units and text off.
 fn minerva(text: &str) -> String {
     let last = text.rsplit('=').next().unwrap_or(text);
-    let mut text = last
-        .replace(" and ", ",")
-        .replace("an ", "")
-        .replace("a ", "");
+    let mut text = last.replace(" and ", ",").replace("an ", "").replace("a ", "");
     for word in [
         "square",
         "ways",
@@ -256,17 +223,10 @@ fn minerva(text: &str) -> String {
             text.replace_range(at..start + length + 1, &inner);
         }
     }
-    let text = text
-        .replace("tfrac", "frac")
-        .replace("dfrac", "frac")
-        .replace(' ', "");
+    let text = text.replace("tfrac", "frac").replace("dfrac", "frac").replace(' ', "");
     let text = braced(&braced(&text, "\\frac", 2), "\\sqrt", 1);
     let digits = text.replace(',', "");
-    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        digits
-    } else {
-        text
-    }
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) { digits } else { text }
 }
 
 #[cfg(test)]
@@ -282,12 +242,7 @@ mod tests {
         for (mode, gold, yes, no) in [
             (Mode::Primary, "1/2", r"\boxed{0.5}", r"\boxed{0.4}"),
             (Mode::Exact, "18", " 18 ", r"\boxed{18}"),
-            (
-                Mode::Hendrycks,
-                r"\frac{1}{2}",
-                r"\boxed{\dfrac12}",
-                r"\boxed{\frac{2}{4}}",
-            ),
+            (Mode::Hendrycks, r"\frac{1}{2}", r"\boxed{\dfrac12}", r"\boxed{\frac{2}{4}}"),
             (
                 Mode::Minerva,
                 "18",
@@ -295,19 +250,9 @@ mod tests {
                 r"\boxed{18}",
             ),
             (Mode::Gsm8kStrict, "1,234", "so\n#### 1,234", "so 1,234"),
-            (
-                Mode::Gsm8kFlexible,
-                "#### 1,234",
-                "so it is $1,234.",
-                "so it is 1,235",
-            ),
+            (Mode::Gsm8kFlexible, "#### 1,234", "so it is $1,234.", "so it is 1,235"),
             (Mode::Dapo, "18", "thus\nAnswer: $18$", r"\boxed{18}"),
-            (
-                Mode::MathVerify,
-                r"\frac{1}{3}",
-                r"\boxed{0.333333}",
-                r"\boxed{0.3}",
-            ),
+            (Mode::MathVerify, r"\frac{1}{3}", r"\boxed{0.333333}", r"\boxed{0.3}"),
         ] {
             assert!(right(mode, gold, yes), "{mode:?} refuses {yes}");
             assert!(!right(mode, gold, no), "{mode:?} takes {no}");

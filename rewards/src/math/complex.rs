@@ -15,17 +15,11 @@ impl Complex {
     }
 
     pub(crate) fn new(re: Ball, im: Ball) -> Self {
-        Complex {
-            re,
-            im: if im.is_exact_zero() { None } else { Some(im) },
-        }
+        Complex { re, im: if im.is_exact_zero() { None } else { Some(im) } }
     }
 
     pub(crate) fn i() -> Self {
-        Complex {
-            re: Ball::zero(),
-            im: Some(Ball::integer(1)),
-        }
+        Complex { re: Ball::zero(), im: Some(Ball::integer(1)) }
     }
 
     pub(crate) fn im(&self) -> Ball {
@@ -33,17 +27,11 @@ impl Complex {
     }
 
     pub(crate) fn neg(&self) -> Self {
-        Complex {
-            re: self.re.neg(),
-            im: self.im.as_ref().map(Ball::neg),
-        }
+        Complex { re: self.re.neg(), im: self.im.as_ref().map(Ball::neg) }
     }
 
     pub(crate) fn conj(&self) -> Self {
-        Complex {
-            re: self.re.clone(),
-            im: self.im.as_ref().map(Ball::neg),
-        }
+        Complex { re: self.re.clone(), im: self.im.as_ref().map(Ball::neg) }
     }
 
     pub(crate) fn add(&self, other: &Self, p: &Precision) -> Self {
@@ -52,10 +40,7 @@ impl Complex {
             (Some(im), None) | (None, Some(im)) => Some(im.clone()),
             (Some(a), Some(b)) => Some(a.add(b, p)),
         };
-        Complex {
-            re: self.re.add(&other.re, p),
-            im: im.filter(|im| !im.is_exact_zero()),
-        }
+        Complex { re: self.re.add(&other.re, p), im: im.filter(|im| !im.is_exact_zero()) }
     }
 
     pub(crate) fn mul(&self, other: &Self, p: &Precision) -> Result<Self, Trouble> {
@@ -90,10 +75,7 @@ impl Complex {
             None => Ok(Complex::real(Ball::integer(1).div(&self.re, p)?)),
             Some(im) => {
                 let norm = self.norm(p)?;
-                Ok(Complex::new(
-                    self.re.div(&norm, p)?,
-                    im.neg().div(&norm, p)?,
-                ))
+                Ok(Complex::new(self.re.div(&norm, p)?, im.neg().div(&norm, p)?))
             }
         }
     }
@@ -116,11 +98,7 @@ impl Complex {
             (Some(0), Some(0)) => Err(Trouble::Undefined),
             (Some(1), _) => im.div(&self.re, p)?.atan(p),
             (_, Some(1)) => Ok(p.pi().scaled(-1).sub(&self.re.div(&im, p)?.atan(p)?, p)),
-            (_, Some(-1)) => Ok(p
-                .pi()
-                .scaled(-1)
-                .neg()
-                .sub(&self.re.div(&im, p)?.atan(p)?, p)),
+            (_, Some(-1)) => Ok(p.pi().scaled(-1).neg().sub(&self.re.div(&im, p)?.atan(p)?, p)),
             (Some(-1), Some(0)) => Ok(p.pi()),
             _ => Err(Trouble::Imprecise),
         }
@@ -144,9 +122,7 @@ impl Complex {
                 Ok(Complex::new(root.clone(), root))
             }
             (Some(_), _) => {
-                let half = self
-                    .ln(p)?
-                    .mul(&Complex::real(Ball::integer(1).scaled(-1)), p)?;
+                let half = self.ln(p)?.mul(&Complex::real(Ball::integer(1).scaled(-1)), p)?;
                 half.exp(p)
             }
         }

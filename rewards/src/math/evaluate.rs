@@ -18,26 +18,13 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn check(&self) -> Result<(), Trouble> {
-        if std::time::Instant::now() > self.deadline {
-            Err(Trouble::Timeout)
-        } else {
-            Ok(())
-        }
+        if std::time::Instant::now() > self.deadline { Err(Trouble::Timeout) } else { Ok(()) }
     }
 }
 
 /// The exact value of `node`, `None` where it is not known to be rational.
-pub(crate) fn exact(
-    node: &Node,
-    limits: &Limits,
-    clock: &Clock,
-) -> Result<Option<Rational>, Trouble> {
-    Exact {
-        limits,
-        clock,
-        variables: Vec::new(),
-    }
-    .value(node)
+pub(crate) fn exact(node: &Node, limits: &Limits, clock: &Clock) -> Result<Option<Rational>, Trouble> {
+    Exact { limits, clock, variables: Vec::new() }.value(node)
 }
 
 struct Exact<'a> {
@@ -48,22 +35,15 @@ struct Exact<'a> {
 
 impl Exact<'_> {
     fn fits(&self, value: Rational) -> Result<Option<Rational>, Trouble> {
-        if value.bits() > self.limits.integer_bits {
-            Err(Trouble::TooLarge)
-        } else {
-            Ok(Some(value))
-        }
+        if value.bits() > self.limits.integer_bits { Err(Trouble::TooLarge) } else { Ok(Some(value)) }
     }
 
     fn value(&mut self, node: &Node) -> Result<Option<Rational>, Trouble> {
         Ok(match node {
             Node::Num(value) | Node::Dec { value, .. } => return self.fits(value.clone()),
-            Node::Sym(name) => self
-                .variables
-                .iter()
-                .rev()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.clone()),
+            Node::Sym(name) => {
+                self.variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+            }
             Node::Add(items) => {
                 let mut sum = Rational::zero();
                 for item in items {
@@ -84,54 +64,32 @@ impl Exact<'_> {
                 Some(value) => Some(value.inverse().ok_or(Trouble::Undefined)?),
                 None => None,
             },
-            Node::Percent(a) => self
-                .value(a)?
-                .map(|value| value.mul(&Rational::ratio(1, 100))),
+            Node::Percent(a) => self.value(a)?.map(|value| value.mul(&Rational::ratio(1, 100))),
             Node::Pow(base, exponent) => {
-                let (Some(base), Some(exponent)) = (self.value(base)?, self.value(exponent)?)
-                else {
+                let (Some(base), Some(exponent)) = (self.value(base)?, self.value(exponent)?) else {
                     return Ok(None);
                 };
                 return self.power(&base, &exponent);
             }
             Node::Root(radicand, degree) => {
-                let (Some(radicand), Some(degree)) = (self.value(radicand)?, self.value(degree)?)
-                else {
+                let (Some(radicand), Some(degree)) = (self.value(radicand)?, self.value(degree)?) else {
                     return Ok(None);
                 };
-                let degree = degree
-                    .to_i64()
-                    .and_then(|degree| u32::try_from(degree).ok());
-                degree
-                    .filter(|degree| has_cheap_root(&radicand, *degree))
-                    .and_then(|degree| radicand.root(degree))
+                let degree = degree.to_i64().and_then(|degree| u32::try_from(degree).ok());
+                degree.filter(|degree| has_cheap_root(&radicand, *degree)).and_then(|degree| radicand.root(degree))
             }
             Node::Call(func, arguments) => return self.call(*func, arguments),
-            Node::Series {
-                is_sum,
-                var,
-                low,
-                high,
-                body,
-            } => {
+            Node::Series { is_sum, var, low, high, body } => {
                 let (Some(low), Some(high)) = (self.value(low)?, self.value(high)?) else {
                     return Ok(None);
                 };
                 let (Some(low), Some(high)) = (low.to_i64(), high.to_i64()) else {
-                    return if low.is_integer() && high.is_integer() {
-                        Err(Trouble::TooLarge)
-                    } else {
-                        Ok(None)
-                    };
+                    return if low.is_integer() && high.is_integer() { Err(Trouble::TooLarge) } else { Ok(None) };
                 };
                 if high.saturating_sub(low) > self.limits.terms as i64 {
                     return Err(Trouble::TooLarge);
                 }
-                let mut total = if *is_sum {
-                    Rational::zero()
-                } else {
-                    Rational::one()
-                };
+                let mut total = if *is_sum { Rational::zero() } else { Rational::one() };
                 for index in low..=high {
                     self.clock.check()?;
                     self.variables.push((var.clone(), Rational::from(index)));
@@ -139,11 +97,7 @@ impl Exact<'_> {
                     self.variables.pop();
                     let Some(term) = term? else { return Ok(None) };
                     cheap(&total, &term)?;
-                    total = if *is_sum {
-                        total.add(&term)
-                    } else {
-                        total.mul(&term)
-                    };
+                    total = if *is_sum { total.add(&term) } else { total.mul(&term) };
                     if total.bits() > self.limits.integer_bits {
                         return Err(Trouble::TooLarge);
                     }
@@ -177,10 +131,7 @@ impl Exact<'_> {
                 }
                 Err(error) => trouble = trouble.or(Some(error)),
             }
-            if product
-                .as_ref()
-                .is_some_and(|product| product.bits() > self.limits.integer_bits)
-            {
+            if product.as_ref().is_some_and(|product| product.bits() > self.limits.integer_bits) {
                 return Err(Trouble::TooLarge);
             }
         }
@@ -192,26 +143,15 @@ impl Exact<'_> {
 
     fn power(&mut self, base: &Rational, exponent: &Rational) -> Result<Option<Rational>, Trouble> {
         if base.is_one() || exponent.is_zero() {
-            return if base.is_zero() {
-                Err(Trouble::Undefined)
-            } else {
-                Ok(Some(Rational::one()))
-            };
+            return if base.is_zero() { Err(Trouble::Undefined) } else { Ok(Some(Rational::one())) };
         }
         if base.is_zero() {
-            return if exponent.is_negative() {
-                Err(Trouble::Undefined)
-            } else {
-                Ok(Some(Rational::zero()))
-            };
+            return if exponent.is_negative() { Err(Trouble::Undefined) } else { Ok(Some(Rational::zero())) };
         }
         let base = if exponent.is_integer() {
             base.clone()
         } else {
-            let degree = exponent
-                .den()
-                .to_u32()
-                .filter(|degree| has_cheap_root(base, *degree));
+            let degree = exponent.den().to_u32().filter(|degree| has_cheap_root(base, *degree));
             match degree.and_then(|degree| base.root(degree)) {
                 Some(root) => root,
                 None => return Ok(None),
@@ -219,20 +159,12 @@ impl Exact<'_> {
         };
         if base.abs().is_one() {
             let is_odd = exponent.num().is_odd();
-            return Ok(Some(if base.is_negative() && is_odd {
-                base
-            } else {
-                Rational::one()
-            }));
+            return Ok(Some(if base.is_negative() && is_odd { base } else { Rational::one() }));
         }
         let Some(power) = exponent.num().to_i64() else {
             return Err(Trouble::TooLarge);
         };
-        if (base.bits() - 1)
-            .max(1)
-            .saturating_mul(power.unsigned_abs())
-            > self.limits.integer_bits
-        {
+        if (base.bits() - 1).max(1).saturating_mul(power.unsigned_abs()) > self.limits.integer_bits {
             return Err(Trouble::TooLarge);
         }
         base.pow(power).ok_or(Trouble::Undefined).map(Some)
@@ -247,10 +179,7 @@ impl Exact<'_> {
             }
         }
         let integers = || {
-            values
-                .iter()
-                .map(|value| value.is_integer().then(|| value.num().clone()))
-                .collect::<Option<Vec<BigInt>>>()
+            values.iter().map(|value| value.is_integer().then(|| value.num().clone())).collect::<Option<Vec<BigInt>>>()
         };
         Ok(match (func, &values[..]) {
             (Func::Abs, [a]) => Some(a.abs()),
@@ -299,8 +228,7 @@ impl Exact<'_> {
                     Some(n) if n >= 0 => k.min(n - k),
                     _ => k,
                 };
-                if k > 20_000 || (k as u64).saturating_mul(n.bits()) > 4 * self.limits.integer_bits
-                {
+                if k > 20_000 || (k as u64).saturating_mul(n.bits()) > 4 * self.limits.integer_bits {
                     return Err(Trouble::TooLarge);
                 }
                 if n.is_integer() {
@@ -318,15 +246,13 @@ impl Exact<'_> {
                 for index in 0..k {
                     self.clock.check()?;
                     cheap(&product, n)?;
-                    product = product
-                        .mul(&n.sub(&Rational::from(index)))
-                        .mul(&Rational::ratio(1, index + 1));
+                    product = product.mul(&n.sub(&Rational::from(index))).mul(&Rational::ratio(1, index + 1));
                 }
                 return self.fits(product);
             }
-            (Func::Gcd, _) => integers().map(|values| {
-                Rational::integer(values.iter().fold(BigInt::zero(), |a, b| a.gcd(b)))
-            }),
+            (Func::Gcd, _) => {
+                integers().map(|values| Rational::integer(values.iter().fold(BigInt::zero(), |a, b| a.gcd(b))))
+            }
             (Func::Lcm, _) => match integers() {
                 Some(values) => {
                     let mut all = BigInt::one();
@@ -341,9 +267,7 @@ impl Exact<'_> {
                 None => None,
             },
             (Func::Mod, [_, _]) => match integers() {
-                Some(values) if !values[1].is_zero() => {
-                    Some(Rational::integer(values[0].mod_floor(&values[1].abs())))
-                }
+                Some(values) if !values[1].is_zero() => Some(Rational::integer(values[0].mod_floor(&values[1].abs()))),
                 _ => None,
             },
             (Func::Log, [base, a]) => self.logarithm(base, a)?,
@@ -381,11 +305,7 @@ impl Exact<'_> {
 /// Refuses sums and products of fractions whose common divisor would take milliseconds to find.
 fn cheap(a: &Rational, b: &Rational) -> Result<(), Trouble> {
     let is_cheap = (a.is_integer() && b.is_integer()) || a.bits() + b.bits() < 24_000;
-    if is_cheap {
-        Ok(())
-    } else {
-        Err(Trouble::TooLarge)
-    }
+    if is_cheap { Ok(()) } else { Err(Trouble::TooLarge) }
 }
 
 /// Whether an exact root is worth looking for.
@@ -413,15 +333,7 @@ impl<'a> Evaluator<'a> {
         limits: &'a Limits,
         clock: &'a Clock,
     ) -> Self {
-        Evaluator {
-            p,
-            variables,
-            limits,
-            clock,
-            in_angle: false,
-            is_real: false,
-            steps: 0,
-        }
+        Evaluator { p, variables, limits, clock, in_angle: false, is_real: false, steps: 0 }
     }
 
     pub(crate) fn value(&mut self, node: &Node) -> Result<Complex, Trouble> {
@@ -458,11 +370,7 @@ impl<'a> Evaluator<'a> {
                             match &divisor.im {
                                 None => {
                                     let re = product.re.div(&divisor.re, p)?;
-                                    let im = product
-                                        .im
-                                        .as_ref()
-                                        .map(|im| im.div(&divisor.re, p))
-                                        .transpose()?;
+                                    let im = product.im.as_ref().map(|im| im.div(&divisor.re, p)).transpose()?;
                                     Complex { re, im }
                                 }
                                 Some(_) => product.mul(&divisor.inverse(p)?, p)?,
@@ -477,18 +385,11 @@ impl<'a> Evaluator<'a> {
             Node::Inverse(a) => self.value(a)?.inverse(p)?,
             Node::Percent(a) => {
                 let value = self.value(a)?;
-                value.mul(
-                    &Complex::real(Ball::rational(&Rational::ratio(1, 100), p)),
-                    p,
-                )?
+                value.mul(&Complex::real(Ball::rational(&Rational::ratio(1, 100), p)), p)?
             }
             Node::Degrees(a) => {
                 let value = self.value(a)?;
-                if self.in_angle {
-                    value.mul(&Complex::real(p.pi().div(&Ball::integer(180), p)?), p)?
-                } else {
-                    value
-                }
+                if self.in_angle { value.mul(&Complex::real(p.pi().div(&Ball::integer(180), p)?), p)? } else { value }
             }
             Node::Pow(base, exponent) => self.power(base, exponent)?,
             Node::Root(radicand, degree) => {
@@ -507,44 +408,22 @@ impl<'a> Evaluator<'a> {
                 // An unknown function: some smooth function of its own for each name.
                 let mut sum = Complex::real(Ball::integer(1));
                 for (index, argument) in arguments.iter().enumerate() {
-                    let seed = name.bytes().fold(index as i64 + 3, |seed, byte| {
-                        (seed * 31 + i64::from(byte)) % 9973
-                    });
+                    let seed = name.bytes().fold(index as i64 + 3, |seed, byte| (seed * 31 + i64::from(byte)) % 9973);
                     let shift = Ball::rational(&Rational::ratio(seed, 9973), p);
                     let value = self.value(argument)?.add(&Complex::real(shift), p);
-                    let squared = value
-                        .mul(&value, p)?
-                        .add(&Complex::real(Ball::integer(1)), p);
+                    let squared = value.mul(&value, p)?.add(&Complex::real(Ball::integer(1)), p);
                     sum = sum.add(&squared.ln(p)?.add(&value, p), p);
                 }
                 sum
             }
-            Node::Series {
-                is_sum,
-                var,
-                low,
-                high,
-                body,
-            } => self.series(*is_sum, var, low, high, body)?,
+            Node::Series { is_sum, var, low, high, body } => self.series(*is_sum, var, low, high, body)?,
             _ => return Err(Trouble::Undefined),
         })
     }
 
-    fn series(
-        &mut self,
-        is_sum: bool,
-        var: &str,
-        low: &Node,
-        high: &Node,
-        body: &Node,
-    ) -> Result<Complex, Trouble> {
+    fn series(&mut self, is_sum: bool, var: &str, low: &Node, high: &Node, body: &Node) -> Result<Complex, Trouble> {
         let bound = |value: Complex| {
-            value
-                .re
-                .near_integer()
-                .or(value.re.floor().ok())
-                .and_then(|value| value.to_i64())
-                .ok_or(Trouble::TooLarge)
+            value.re.near_integer().or(value.re.floor().ok()).and_then(|value| value.to_i64()).ok_or(Trouble::TooLarge)
         };
         let (low, high) = (bound(self.value(low)?)?, bound(self.value(high)?)?);
         if high.saturating_sub(low) > self.limits.terms as i64 {
@@ -552,15 +431,10 @@ impl<'a> Evaluator<'a> {
         }
         let mut total = Complex::real(Ball::integer(if is_sum { 0 } else { 1 }));
         for index in low..=high {
-            self.variables
-                .push((var.to_string(), Complex::real(Ball::integer(index))));
+            self.variables.push((var.to_string(), Complex::real(Ball::integer(index))));
             let term = self.value(body);
             self.variables.pop();
-            total = if is_sum {
-                total.add(&term?, self.p)
-            } else {
-                total.mul(&term?, self.p)?
-            };
+            total = if is_sum { total.add(&term?, self.p) } else { total.mul(&term?, self.p)? };
         }
         Ok(total)
     }
@@ -586,11 +460,8 @@ impl<'a> Evaluator<'a> {
         let value = self.value(base)?;
         // An exponent that is a whole number though it does not look it.
         if exponent.im.is_none()
-            && let Some(whole) = exponent
-                .re
-                .near_integer()
-                .and_then(|whole| whole.to_i64())
-                .filter(|whole| whole.abs() < 1 << 20)
+            && let Some(whole) =
+                exponent.re.near_integer().and_then(|whole| whole.to_i64()).filter(|whole| whole.abs() < 1 << 20)
         {
             return value.powi(whole, p);
         }
@@ -609,10 +480,7 @@ impl<'a> Evaluator<'a> {
     fn rational_power(&mut self, value: Complex, exponent: &Rational) -> Result<Complex, Trouble> {
         let p = self.p;
         if exponent.is_integer() {
-            let power = exponent
-                .to_i64()
-                .filter(|power| power.abs() < 1 << 32)
-                .ok_or(Trouble::TooLarge)?;
+            let power = exponent.to_i64().filter(|power| power.abs() < 1 << 32).ok_or(Trouble::TooLarge)?;
             return value.powi(power, p);
         }
         let num = exponent.num().to_i64().filter(|num| num.abs() < 1 << 20);
@@ -627,47 +495,25 @@ impl<'a> Evaluator<'a> {
         if value.im.is_none() {
             let sign = value.re.sign();
             if sign == Some(0) {
-                return if exponent.is_negative() {
-                    Err(Trouble::Undefined)
-                } else {
-                    Ok(Complex::real(Ball::zero()))
-                };
+                return if exponent.is_negative() { Err(Trouble::Undefined) } else { Ok(Complex::real(Ball::zero())) };
             }
             // Odd roots of negative reals are real.
             if sign == Some(-1) && exponent.den().is_odd() {
-                let size = value
-                    .re
-                    .neg()
-                    .ln(p)?
-                    .mul(&Ball::rational(exponent, p), p)?
-                    .exp(p)?;
-                return Ok(Complex::real(if exponent.num().is_odd() {
-                    size.neg()
-                } else {
-                    size
-                }));
+                let size = value.re.neg().ln(p)?.mul(&Ball::rational(exponent, p), p)?.exp(p)?;
+                return Ok(Complex::real(if exponent.num().is_odd() { size.neg() } else { size }));
             }
             if sign.is_none() {
                 return Err(Trouble::Imprecise);
             }
         }
-        value
-            .ln(p)?
-            .mul(&Complex::real(Ball::rational(exponent, p)), p)?
-            .exp(p)
+        value.ln(p)?.mul(&Complex::real(Ball::rational(exponent, p)), p)?.exp(p)
     }
 
     fn call(&mut self, func: Func, arguments: &[Node]) -> Result<Complex, Trouble> {
         let p = self.p;
-        let is_trigonometric = matches!(
-            func,
-            Func::Sin | Func::Cos | Func::Tan | Func::Cot | Func::Sec | Func::Csc
-        );
+        let is_trigonometric = matches!(func, Func::Sin | Func::Cos | Func::Tan | Func::Cot | Func::Sec | Func::Csc);
         let outer = std::mem::replace(&mut self.in_angle, is_trigonometric);
-        let values: Result<Vec<Complex>, Trouble> = arguments
-            .iter()
-            .map(|argument| self.value(argument))
-            .collect();
+        let values: Result<Vec<Complex>, Trouble> = arguments.iter().map(|argument| self.value(argument)).collect();
         self.in_angle = outer;
         let values = values?;
         let real = |value: &Complex| match &value.im {
@@ -702,18 +548,11 @@ impl<'a> Evaluator<'a> {
             Func::Acos => Complex::real(p.pi().scaled(-1).sub(&self.asin(&real(a)?)?, p)),
             Func::Atan => Complex::real(real(a)?.atan(p)?),
             Func::Acot => Complex::real(p.pi().scaled(-1).sub(&real(a)?.atan(p)?, p)),
-            Func::Asec => Complex::real(
-                p.pi()
-                    .scaled(-1)
-                    .sub(&self.asin(&Ball::integer(1).div(&real(a)?, p)?)?, p),
-            ),
+            Func::Asec => Complex::real(p.pi().scaled(-1).sub(&self.asin(&Ball::integer(1).div(&real(a)?, p)?)?, p)),
             Func::Acsc => Complex::real(self.asin(&Ball::integer(1).div(&real(a)?, p)?)?),
             Func::Sinh | Func::Cosh | Func::Tanh | Func::Coth => {
                 let (up, down) = (a.exp(p)?, a.neg().exp(p)?);
-                let half = |value: Complex| Complex {
-                    re: value.re.scaled(-1),
-                    im: value.im.map(|im| im.scaled(-1)),
-                };
+                let half = |value: Complex| Complex { re: value.re.scaled(-1), im: value.im.map(|im| im.scaled(-1)) };
                 let (sinh, cosh) = (half(up.add(&down.neg(), p)), half(up.add(&down, p)));
                 match func {
                     Func::Sinh => sinh,
@@ -725,14 +564,8 @@ impl<'a> Evaluator<'a> {
             Func::Asinh => a.add(&a.mul(a, p)?.add(&one, p).sqrt(p)?, p).ln(p)?,
             Func::Acosh => a.add(&a.mul(a, p)?.add(&one.neg(), p).sqrt(p)?, p).ln(p)?,
             Func::Atanh => {
-                let ratio = one
-                    .add(a, p)
-                    .mul(&one.add(&a.neg(), p).inverse(p)?, p)?
-                    .ln(p)?;
-                Complex {
-                    re: ratio.re.scaled(-1),
-                    im: ratio.im.map(|im| im.scaled(-1)),
-                }
+                let ratio = one.add(a, p).mul(&one.add(&a.neg(), p).inverse(p)?, p)?.ln(p)?;
+                Complex { re: ratio.re.scaled(-1), im: ratio.im.map(|im| im.scaled(-1)) }
             }
             Func::Exp => a.exp(p)?,
             Func::Ln => a.ln(p)?,
@@ -751,9 +584,7 @@ impl<'a> Evaluator<'a> {
             Func::Re => Complex::real(a.re.clone()),
             Func::Im => Complex::real(a.im()),
             Func::Arg => Complex::real(a.arg(p)?),
-            Func::Sign => Complex::real(Ball::integer(i64::from(
-                real(a)?.sign().ok_or(Trouble::Imprecise)?,
-            ))),
+            Func::Sign => Complex::real(Ball::integer(i64::from(real(a)?.sign().ok_or(Trouble::Imprecise)?))),
             Func::Max | Func::Min => {
                 let mut best = real(a)?;
                 for other in &values[1..] {
@@ -765,28 +596,18 @@ impl<'a> Evaluator<'a> {
                 }
                 Complex::real(best)
             }
-            Func::Factorial
-            | Func::DoubleFactorial
-            | Func::Binomial
-            | Func::Gcd
-            | Func::Lcm
-            | Func::Mod => {
+            Func::Factorial | Func::DoubleFactorial | Func::Binomial | Func::Gcd | Func::Lcm | Func::Mod => {
                 let mut integers = Vec::new();
                 for value in &values {
-                    let whole = real(value)?.near_integer().or_else(|| {
-                        real(value)
-                            .ok()?
-                            .floor()
-                            .ok()
-                            .filter(|_| value.re.err() < -1000)
-                    });
+                    let whole = real(value)?
+                        .near_integer()
+                        .or_else(|| real(value).ok()?.floor().ok().filter(|_| value.re.err() < -1000));
                     match whole {
                         Some(whole) => integers.push(Node::Num(Rational::integer(whole))),
                         None => return Err(Trouble::Undefined),
                     }
                 }
-                let value = exact(&Node::Call(func, integers), self.limits, self.clock)?
-                    .ok_or(Trouble::Undefined)?;
+                let value = exact(&Node::Call(func, integers), self.limits, self.clock)?.ok_or(Trouble::Undefined)?;
                 Complex::real(Ball::rational(&value, p))
             }
         })
@@ -809,11 +630,7 @@ impl<'a> Evaluator<'a> {
             _ => {
                 let half_pi = self.p.pi().scaled(-1);
                 if rest.is_exact_zero() {
-                    return Ok(if x.sign() == Some(-1) {
-                        half_pi.neg()
-                    } else {
-                        half_pi
-                    });
+                    return Ok(if x.sign() == Some(-1) { half_pi.neg() } else { half_pi });
                 }
                 Err(Trouble::Imprecise)
             }
@@ -833,10 +650,7 @@ impl<'a> Evaluator<'a> {
                 let (up, down) = (turned.exp(p)?, turned.neg().exp(p)?);
                 let half = Complex::real(Ball::integer(1).scaled(-1));
                 let cos = up.add(&down, p).mul(&half, p)?;
-                let sin = up
-                    .add(&down.neg(), p)
-                    .mul(&half, p)?
-                    .mul(&Complex::i().neg(), p)?;
+                let sin = up.add(&down.neg(), p).mul(&half, p)?.mul(&Complex::i().neg(), p)?;
                 Ok((sin, cos))
             }
         }

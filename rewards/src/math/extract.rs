@@ -96,10 +96,7 @@ pub struct FoundBox<'a> {
 /// tuple gold, 1 for any other.
 pub fn extract(completion: &str, how: &Extraction, gold_parts: usize) -> Found {
     let Some(text) = after_thinking(completion, how) else {
-        return Found {
-            candidates: Vec::new(),
-            is_think_truncated: true,
-        };
+        return Found { candidates: Vec::new(), is_think_truncated: true };
     };
     let tail = last_bytes(text, SEARCHED_BYTES);
     let one = |answer: Option<String>| answer.into_iter().collect();
@@ -109,13 +106,7 @@ pub fn extract(completion: &str, how: &Extraction, gold_parts: usize) -> Found {
             if !boxes.is_empty() {
                 boxes
             } else {
-                one(anchored(tail).or_else(|| {
-                    if how.allow_unanchored {
-                        unanchored(tail)
-                    } else {
-                        None
-                    }
-                }))
+                one(anchored(tail).or_else(|| if how.allow_unanchored { unanchored(tail) } else { None }))
             }
         }
         Extract::Boxed => boxed_answers(text, how, gold_parts),
@@ -126,10 +117,7 @@ pub fn extract(completion: &str, how: &Extraction, gold_parts: usize) -> Found {
         Extract::LastNumber => one(last_number(tail).map(str::to_string)),
         Extract::Whole => one(Some(text.trim().to_string()).filter(|text| !text.is_empty())),
     };
-    Found {
-        candidates,
-        is_think_truncated: false,
-    }
+    Found { candidates, is_think_truncated: false }
 }
 
 /// What follows the last think mark; `None` when a think block is open at the end.
@@ -138,11 +126,7 @@ fn after_thinking<'a>(text: &'a str, how: &Extraction) -> Option<&'a str> {
     for mark in how.think_end.iter().filter(|mark| !mark.is_empty()) {
         let closed = text.rfind(mark.as_str()).map(|at| at + mark.len());
         let opening = mark.replacen('/', "", 1);
-        let opened = if opening == *mark {
-            None
-        } else {
-            text.rfind(&opening)
-        };
+        let opened = if opening == *mark { None } else { text.rfind(&opening) };
         match (opened, closed) {
             (Some(_), None) if !how.search_open_think => return None,
             (Some(opened), Some(closed)) if opened >= closed && !how.search_open_think => {
@@ -179,22 +163,15 @@ pub fn boxes(text: &str) -> Vec<FoundBox<'_>> {
     while at < bytes.len() {
         match bytes[at] {
             b'\\' => {
-                let name = ["\\boxed", "\\fbox"]
-                    .into_iter()
-                    .find(|name| bytes[at..].starts_with(name.as_bytes()));
+                let name = ["\\boxed", "\\fbox"].into_iter().find(|name| bytes[at..].starts_with(name.as_bytes()));
                 let Some(name) = name else {
                     // A doubled backslash before the command is an escaped text, not a line break.
-                    let doubled = bytes[at..].starts_with(b"\\\\boxed")
-                        || bytes[at..].starts_with(b"\\\\fbox");
+                    let doubled = bytes[at..].starts_with(b"\\\\boxed") || bytes[at..].starts_with(b"\\\\fbox");
                     at += if doubled { 1 } else { 2 };
                     continue;
                 };
                 let after = at + name.len();
-                let content = after
-                    + bytes[after..]
-                        .iter()
-                        .take_while(|byte| byte.is_ascii_whitespace())
-                        .count();
+                let content = after + bytes[after..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
                 match bytes.get(content) {
                     Some(b'{') => {
                         if open.len() == KEPT_BOXES * 4 {
@@ -207,19 +184,12 @@ pub fn boxes(text: &str) -> Vec<FoundBox<'_>> {
                     Some(_) if content > after => {
                         // `\boxed 18`: the next token.
                         let rest = &text[content..];
-                        let end = rest
-                            .find(|c: char| c.is_whitespace() || c == '$')
-                            .unwrap_or(rest.len());
+                        let end = rest.find(|c: char| c.is_whitespace() || c == '$').unwrap_or(rest.len());
                         let token = rest[..end].trim_end_matches(['.', ',', ';']);
                         if token.starts_with(|c: char| c.is_ascii_digit() || "-+.\\(".contains(c)) {
                             push_kept(
                                 &mut found,
-                                FoundBox {
-                                    content: token,
-                                    start: at,
-                                    end: content + token.len(),
-                                    is_closed: true,
-                                },
+                                FoundBox { content: token, start: at, end: content + token.len(), is_closed: true },
                             );
                         }
                         at = content;
@@ -237,15 +207,7 @@ pub fn boxes(text: &str) -> Vec<FoundBox<'_>> {
                     let (start, content, _) = open.pop_back().expect("the back was just seen");
                     let content = &text[content..at];
                     if !content.trim().is_empty() {
-                        push_kept(
-                            &mut found,
-                            FoundBox {
-                                content,
-                                start,
-                                end: at + 1,
-                                is_closed: true,
-                            },
-                        );
+                        push_kept(&mut found, FoundBox { content, start, end: at + 1, is_closed: true });
                     }
                 }
                 at += 1;
@@ -258,12 +220,7 @@ pub fn boxes(text: &str) -> Vec<FoundBox<'_>> {
     {
         let rest = &text[content..];
         let line = rest.lines().next().unwrap_or("");
-        let line = line
-            .trim()
-            .trim_end_matches(['$', '.', '*'])
-            .trim_end_matches("\\)")
-            .trim_end_matches("\\]")
-            .trim();
+        let line = line.trim().trim_end_matches(['$', '.', '*']).trim_end_matches("\\)").trim_end_matches("\\]").trim();
         if !line.is_empty() {
             push_kept(
                 &mut found,
@@ -300,8 +257,7 @@ fn boxed_answers(text: &str, how: &Extraction, gold_parts: usize) -> Vec<String>
         let mut parts = vec![last.content.trim()];
         let mut start = last.start;
         for found in boxes.iter().rev().skip(1) {
-            if parts.len() == gold_parts || found.end > start || !is_close(&text[found.end..start])
-            {
+            if parts.len() == gold_parts || found.end > start || !is_close(&text[found.end..start]) {
                 break;
             }
             parts.push(found.content.trim());
@@ -326,86 +282,39 @@ fn is_close(between: &str) -> bool {
         return false;
     }
     let mut rest = between.to_string();
-    for mark in [
-        "\\text", "\\quad", "\\qquad", "\\(", "\\)", "\\[", "\\]", "and", "or",
-    ] {
+    for mark in ["\\text", "\\quad", "\\qquad", "\\(", "\\)", "\\[", "\\]", "and", "or"] {
         rest = rest.replace(mark, "");
     }
-    let others = rest
-        .chars()
-        .filter(|c| !c.is_whitespace() && !",;${}\\.".contains(*c))
-        .count();
+    let others = rest.chars().filter(|c| !c.is_whitespace() && !",;${}\\.".contains(*c)).count();
     others <= 10
 }
 
-const ANCHORS: [&str; 6] = [
-    "final answer is",
-    "final answer",
-    "answer is",
-    "answer:",
-    "answer :",
-    "answers are",
-];
+const ANCHORS: [&str; 6] = ["final answer is", "final answer", "answer is", "answer:", "answer :", "answers are"];
 
 /// The rightmost anchored answer: `final answer is X`, `answer: X`, `answer is X`, `#### X`.
 fn anchored(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let mut anchors: Vec<(usize, usize)> = Vec::new(); // start, end of the anchor
     for anchor in ANCHORS {
-        anchors.extend(
-            last_matches(&lower, anchor)
-                .into_iter()
-                .map(|at| (at, at + anchor.len())),
-        );
+        anchors.extend(last_matches(&lower, anchor).into_iter().map(|at| (at, at + anchor.len())));
     }
-    anchors.extend(
-        last_matches(&lower, "answer:**")
-            .into_iter()
-            .map(|at| (at, at + 9)),
-    );
-    anchors.extend(
-        last_matches(&lower, "answer**:")
-            .into_iter()
-            .map(|at| (at, at + 9)),
-    );
-    anchors.extend(
-        last_matches(&lower, "####")
-            .into_iter()
-            .map(|at| (at, at + 4)),
-    );
+    anchors.extend(last_matches(&lower, "answer:**").into_iter().map(|at| (at, at + 9)));
+    anchors.extend(last_matches(&lower, "answer**:").into_iter().map(|at| (at, at + 9)));
+    anchors.extend(last_matches(&lower, "####").into_iter().map(|at| (at, at + 4)));
     anchors.sort_by_key(|&(start, end)| (end, usize::MAX - start));
-    anchors
-        .into_iter()
-        .rev()
-        .find_map(|(_, end)| answer_after(&text[end..]))
+    anchors.into_iter().rev().find_map(|(_, end)| answer_after(&text[end..]))
 }
 
 /// The last eight places of `needle`, found in one scan from the right.
 fn last_matches(text: &str, needle: &str) -> Vec<usize> {
-    text.rmatch_indices(needle)
-        .map(|(at, _)| at)
-        .take(8)
-        .collect()
+    text.rmatch_indices(needle).map(|(at, _)| at).take(8).collect()
 }
 
 /// The answer that follows an anchor.
 fn answer_after(rest: &str) -> Option<String> {
     let mut rest = rest.trim_start_matches(|c: char| c.is_whitespace() || "*_:=".contains(c));
-    for word in [
-        "is",
-        "therefore",
-        "thus",
-        "approximately",
-        "about",
-        "simply",
-        "equal to",
-        "given by",
-        "also",
-    ] {
-        if let Some(after) = rest
-            .strip_prefix(word)
-            .filter(|after| after.starts_with([' ', ':', '\n']))
-        {
+    for word in ["is", "therefore", "thus", "approximately", "about", "simply", "equal to", "given by", "also"] {
+        if let Some(after) = rest.strip_prefix(word).filter(|after| after.starts_with([' ', ':', '\n'])) {
             rest = after.trim_start_matches(|c: char| c.is_whitespace() || "*_:=".contains(c));
         }
     }
@@ -421,11 +330,8 @@ fn answer_after(rest: &str) -> Option<String> {
     if let Some(number) = leading_number(line) {
         return Some(number.to_string());
     }
-    let has_prose = line
-        .split_whitespace()
-        .filter(|word| word.len() >= 2 && word.chars().all(char::is_alphabetic))
-        .count()
-        >= 2;
+    let has_prose =
+        line.split_whitespace().filter(|word| word.len() >= 2 && word.chars().all(char::is_alphabetic)).count() >= 2;
     if has_prose {
         let after_is = line.rfind(" is ").map(|at| &line[at + 4..]);
         if let Some(found) = after_is.and_then(|rest| {
@@ -454,8 +360,7 @@ fn with_list_tail(rest: &str, first: &str) -> String {
         let tail = &rest[at..];
         let separator = tail.find('$').unwrap_or(tail.len());
         let between = &tail[..separator];
-        let is_list =
-            [",", "and", ", and", "or", ";", ", or", "\\text{and}"].contains(&between.trim());
+        let is_list = [",", "and", ", and", "or", ";", ", or", "\\text{and}"].contains(&between.trim());
         match span_at(&tail[separator..]) {
             Some((content, end)) if is_list => {
                 answer.push_str(" , ");
@@ -470,12 +375,9 @@ fn with_list_tail(rest: &str, first: &str) -> String {
 
 /// The LaTeX span that starts `text`: its content, and where it ends.
 fn span_at(text: &str) -> Option<(&str, usize)> {
-    for (open, close, crosses_lines) in [
-        ("$$", "$$", true),
-        ("\\[", "\\]", true),
-        ("\\(", "\\)", false),
-        ("$", "$", false),
-    ] {
+    for (open, close, crosses_lines) in
+        [("$$", "$$", true), ("\\[", "\\]", true), ("\\(", "\\)", false), ("$", "$", false)]
+    {
         if let Some(rest) = text.strip_prefix(open) {
             let end = find_unescaped(rest, close)?;
             let content = &rest[..end];
@@ -492,9 +394,7 @@ fn span_at(text: &str) -> Option<(&str, usize)> {
 }
 
 fn find_unescaped(text: &str, mark: &str) -> Option<usize> {
-    text.match_indices(mark)
-        .map(|(at, _)| at)
-        .find(|&at| mark.starts_with('\\') || !text[..at].ends_with('\\'))
+    text.match_indices(mark).map(|(at, _)| at).find(|&at| mark.starts_with('\\') || !text[..at].ends_with('\\'))
 }
 
 /// Whether what stands between two dollar signs is a sentence between two prices.
@@ -503,15 +403,12 @@ fn is_prose(content: &str) -> bool {
         .split_whitespace()
         .filter(|word| word.len() >= 3 && word.chars().all(|c| c.is_ascii_alphabetic()))
         .count();
-    content.ends_with(char::is_whitespace) && words >= 1
-        || words >= 3 && !content.contains("\\text")
+    content.ends_with(char::is_whitespace) && words >= 1 || words >= 3 && !content.contains("\\text")
 }
 
 /// The last LaTeX span that holds an answer, else the last number.
 fn unanchored(text: &str) -> Option<String> {
-    last_span(text)
-        .or_else(|| last_number(text))
-        .map(str::to_string)
+    last_span(text).or_else(|| last_number(text)).map(str::to_string)
 }
 
 /// The last LaTeX span of `text`. Inline spans do not cross a line's end.
@@ -527,9 +424,7 @@ fn last_span(text: &str) -> Option<&str> {
         let step = match bytes[at] {
             b'$' if rest.starts_with("$$") && has_double => match rest[2..].find("$$") {
                 Some(end) => {
-                    last = Some(&rest[2..2 + end])
-                        .filter(|span| !span.trim().is_empty())
-                        .or(last);
+                    last = Some(&rest[2..2 + end]).filter(|span| !span.trim().is_empty()).or(last);
                     end + 4
                 }
                 None => {
@@ -539,11 +434,7 @@ fn last_span(text: &str) -> Option<&str> {
             },
             b'$' => {
                 let inner = &rest[1..1 + line_end(&rest[1..]).min(4096).min(rest.len() - 1)];
-                let inner = if rest.is_char_boundary(1 + inner.len()) {
-                    inner
-                } else {
-                    ""
-                };
+                let inner = if rest.is_char_boundary(1 + inner.len()) { inner } else { "" };
                 match find_unescaped(inner, "$") {
                     Some(end) if !inner[..end].trim().is_empty() && !is_prose(&inner[..end]) => {
                         last = Some(&inner[..end]);
@@ -554,9 +445,7 @@ fn last_span(text: &str) -> Option<&str> {
             }
             b'\\' if rest.starts_with("\\[") && has_bracket => match rest.find("\\]") {
                 Some(end) => {
-                    last = Some(&rest[2..end])
-                        .filter(|span| !span.trim().is_empty())
-                        .or(last);
+                    last = Some(&rest[2..end]).filter(|span| !span.trim().is_empty()).or(last);
                     end + 2
                 }
                 None => {
@@ -567,9 +456,7 @@ fn last_span(text: &str) -> Option<&str> {
             b'\\' if rest.starts_with("\\(") && has_paren => match rest.find("\\)") {
                 Some(end) => {
                     if !rest[2..end].contains('\n') {
-                        last = Some(&rest[2..end])
-                            .filter(|span| !span.trim().is_empty())
-                            .or(last);
+                        last = Some(&rest[2..end]).filter(|span| !span.trim().is_empty()).or(last);
                     }
                     end + 2
                 }
@@ -612,8 +499,7 @@ pub fn last_number(text: &str) -> Option<&str> {
 fn number_start(text: &str, from: usize, digit: usize) -> usize {
     let mut start = digit;
     let before = |at: usize| text[from..at].chars().next_back();
-    if before(start) == Some('.') && !text[from..start - 1].ends_with(|c: char| c.is_alphanumeric())
-    {
+    if before(start) == Some('.') && !text[from..start - 1].ends_with(|c: char| c.is_alphanumeric()) {
         start -= 1;
     }
     if let Some(currency) = before(start).filter(|c| "$€£¥".contains(*c)) {
@@ -641,9 +527,7 @@ fn leading_number(text: &str) -> Option<&str> {
     let bytes = text.as_bytes();
     let mut at = 0;
     let skip = |at: usize, set: &[&str]| {
-        set.iter()
-            .find(|mark| text[at..].starts_with(**mark))
-            .map_or(at, |mark| at + mark.len())
+        set.iter().find(|mark| text[at..].starts_with(**mark)).map_or(at, |mark| at + mark.len())
     };
     at = skip(at, &["-", "+", "−"]);
     at = skip(at, &["\\$", "$", "€", "£", "¥"]);
@@ -688,12 +572,7 @@ fn leading_number(text: &str) -> Option<&str> {
     if bytes.get(at) == Some(&b'/') && is_digit(at + 1) {
         at = digits(at + 1);
     }
-    let spaced = at
-        + bytes[at..]
-            .iter()
-            .take(1)
-            .filter(|byte| **byte == b' ')
-            .count();
+    let spaced = at + bytes[at..].iter().take(1).filter(|byte| **byte == b' ').count();
     for mark in ["\\%", "%", "percent", "pct"] {
         if text[at..].starts_with(mark) {
             at += mark.len();
@@ -717,9 +596,7 @@ pub fn gsm8k_strict(text: &str) -> Option<String> {
         .map_or(rest.len(), |(at, _)| at);
     let number: String = rest[..end].chars().filter(|c| *c != ',').collect();
     let number = number.trim_end_matches('.');
-    number
-        .contains(|c: char| c.is_ascii_digit())
-        .then(|| number.to_string())
+    number.contains(|c: char| c.is_ascii_digit()).then(|| number.to_string())
 }
 
 /// The last run that looks like a number: `-?[$0-9.,]{2,}` or `-?[0-9]+`; `$`, `,` and a final dot
@@ -736,29 +613,21 @@ pub fn gsm8k_flexible(text: &str) -> Option<String> {
         }
         let end = at + bytes[at..].iter().take_while(|byte| is_run(**byte)).count();
         if end - at >= 2 || bytes[at].is_ascii_digit() {
-            let start = if at > 0 && bytes[at - 1] == b'-' {
-                at - 1
-            } else {
-                at
-            };
+            let start = if at > 0 && bytes[at - 1] == b'-' { at - 1 } else { at };
             last = Some(&text[start..end]);
         }
         at = end;
     }
     let number: String = last?.chars().filter(|c| !",$".contains(*c)).collect();
     let number = number.trim_end_matches('.');
-    number
-        .contains(|c: char| c.is_ascii_digit())
-        .then(|| number.to_string())
+    number.contains(|c: char| c.is_ascii_digit()).then(|| number.to_string())
 }
 
 /// What stands between the last `final answer is` and `. I hope`.
 pub fn minerva(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let start = lower.rfind("final answer is")? + "final answer is".len();
-    let end = lower[start..]
-        .find("i hope")
-        .map_or(text.len(), |at| start + at);
+    let end = lower[start..].find("i hope").map_or(text.len(), |at| start + at);
     let answer = text[start..end].trim().trim_end_matches('.').trim();
     (!answer.is_empty()).then(|| answer.to_string())
 }
@@ -768,10 +637,7 @@ mod tests {
     use super::*;
 
     fn first(text: &str) -> Option<String> {
-        extract(text, &Extraction::default(), 1)
-            .candidates
-            .into_iter()
-            .next()
+        extract(text, &Extraction::default(), 1).candidates.into_iter().next()
     }
 
     #[test]
@@ -788,15 +654,9 @@ mod tests {
             ("#### 70,000", Some("70,000")),
             ("**Answer:** 18", Some("18")),
             ("The answer is: 18", Some("18")),
-            (
-                "Final Answer: The final answer is $18$. I hope it is correct.",
-                Some("18"),
-            ),
+            ("Final Answer: The final answer is $18$. I hope it is correct.", Some("18")),
             ("Final Answer: The largest $n$ is 34.", Some("34")),
-            (
-                "Final Answer: Jane started 3 hours ago. I hope it is correct.",
-                Some("3"),
-            ),
+            ("Final Answer: Jane started 3 hours ago. I hope it is correct.", Some("3")),
             ("the answer is $3$, $5$ and $7$.", Some("3 , 5 , 7")),
             ("The answer is yes.", Some("yes")),
             ("She makes 9*2 = $18 every day.", Some("$18")),
@@ -813,67 +673,35 @@ mod tests {
     fn several_boxes_join_only_for_golds_of_several_parts() {
         let text = r"The point is $\boxed{3}$ and $\boxed{4}$";
         assert_eq!(extract(text, &Extraction::default(), 1).candidates, ["4"]);
-        assert_eq!(
-            extract(text, &Extraction::default(), 2).candidates,
-            ["4", "3 , 4"]
-        );
+        assert_eq!(extract(text, &Extraction::default(), 2).candidates, ["4", "3 , 4"]);
         let far = r"First \boxed{3}, which after a long computation becomes \boxed{4}";
         assert_eq!(extract(far, &Extraction::default(), 2).candidates, ["4"]);
     }
 
     #[test]
     fn thinking_is_not_searched() {
-        assert_eq!(
-            first(r"<think>\boxed{1}</think> \boxed{2}").as_deref(),
-            Some("2")
-        );
+        assert_eq!(first(r"<think>\boxed{1}</think> \boxed{2}").as_deref(), Some("2"));
         assert_eq!(first(r"\boxed{1}</think> no box"), None);
         let open = extract(r"<think> \boxed{1}", &Extraction::default(), 1);
         assert!(open.candidates.is_empty() && open.is_think_truncated);
-        let search = Extraction {
-            search_open_think: true,
-            ..Extraction::default()
-        };
+        let search = Extraction { search_open_think: true, ..Extraction::default() };
         assert_eq!(extract(r"<think> \boxed{1}", &search, 1).candidates, ["1"]);
     }
 
     #[test]
     fn modes() {
         let with = |mode, text: &str| {
-            let how = Extraction {
-                mode,
-                allow_unanchored: false,
-                ..Extraction::default()
-            };
+            let how = Extraction { mode, allow_unanchored: false, ..Extraction::default() };
             extract(text, &how, 1).candidates.into_iter().next()
         };
         assert_eq!(with(Extract::Auto, "so 18"), None);
         assert_eq!(with(Extract::Boxed, "answer: 18"), None);
-        assert_eq!(
-            with(Extract::Gsm8kStrict, "9\n#### -1,200.50 eggs").as_deref(),
-            Some("-1200.50")
-        );
+        assert_eq!(with(Extract::Gsm8kStrict, "9\n#### -1,200.50 eggs").as_deref(), Some("-1200.50"));
         assert_eq!(with(Extract::Gsm8kStrict, "####18"), None);
-        assert_eq!(
-            with(Extract::Gsm8kFlexible, "it costs $1,234.").as_deref(),
-            Some("1234")
-        );
-        assert_eq!(
-            with(
-                Extract::Minerva,
-                "the final answer is $x$. I hope it is correct."
-            )
-            .as_deref(),
-            Some("$x$")
-        );
-        assert_eq!(
-            with(Extract::AnswerLine, r"\boxed{3} Answer: 4").as_deref(),
-            Some("4")
-        );
-        assert_eq!(
-            with(Extract::LastNumber, r"\boxed{3} or maybe 1,204 of them").as_deref(),
-            Some("1,204")
-        );
+        assert_eq!(with(Extract::Gsm8kFlexible, "it costs $1,234.").as_deref(), Some("1234"));
+        assert_eq!(with(Extract::Minerva, "the final answer is $x$. I hope it is correct.").as_deref(), Some("$x$"));
+        assert_eq!(with(Extract::AnswerLine, r"\boxed{3} Answer: 4").as_deref(), Some("4"));
+        assert_eq!(with(Extract::LastNumber, r"\boxed{3} or maybe 1,204 of them").as_deref(), Some("1,204"));
         assert_eq!(with(Extract::Whole, "  a b ").as_deref(), Some("a b"));
     }
 

@@ -7,17 +7,12 @@ use serde_json::Value;
 use super::*;
 
 fn read(path: &std::path::Path) -> Value {
-    let text =
-        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap()
 }
 
 fn has_tag(case: &Value, tag: &str) -> bool {
-    case["tags"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .any(|found| found.as_str() == Some(tag))
+    case["tags"].as_array().unwrap().iter().any(|found| found.as_str() == Some(tag))
 }
 
 fn show(case: &Value, verdict: &Verdict) -> String {
@@ -39,23 +34,13 @@ fn show(case: &Value, verdict: &Verdict) -> String {
 #[test]
 fn golden_math_pairs() {
     let file = read(&crate::golden_folder().join("math_pairs.json"));
-    let config = GradeConfig {
-        limits: Limits {
-            soft_millis: 2000,
-            ..Limits::default()
-        },
-        ..GradeConfig::default()
-    };
+    let config = GradeConfig { limits: Limits { soft_millis: 2000, ..Limits::default() }, ..GradeConfig::default() };
     let (mut counted, mut right, mut policy, mut policy_right) = (0, 0, 0, 0);
     let mut wrong = String::new();
     let mut accepted = 0;
     for case in file["cases"].as_array().unwrap() {
         let expected = case["expected"].as_bool().unwrap();
-        let verdict = grade(
-            case["gold"].as_str().unwrap(),
-            case["pred"].as_str().unwrap(),
-            &config,
-        );
+        let verdict = grade(case["gold"].as_str().unwrap(), case["pred"].as_str().unwrap(), &config);
         let is_right = verdict.correct == expected;
         if has_tag(case, "policy") {
             policy += 1;
@@ -69,9 +54,8 @@ fn golden_math_pairs() {
             wrong.push_str(&show(case, &verdict));
         }
     }
-    let summary = format!(
-        "{right} of {counted} right, {accepted} wrongly accepted; policy {policy_right} of {policy}\n{wrong}"
-    );
+    let summary =
+        format!("{right} of {counted} right, {accepted} wrongly accepted; policy {policy_right} of {policy}\n{wrong}");
     assert!(accepted == 0, "{summary}");
     assert!(right as f64 >= 0.99 * counted as f64, "{summary}");
     assert!(policy_right as f64 >= 0.9 * policy as f64, "{summary}");
@@ -80,18 +64,14 @@ fn golden_math_pairs() {
 /// The shared folder beside the workspace, or the one named by `CANDLEWICK_SHARED`.
 fn shared() -> Option<PathBuf> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
-    let folder =
-        std::env::var_os("CANDLEWICK_SHARED").map_or_else(|| root.join("../shared"), PathBuf::from);
+    let folder = std::env::var_os("CANDLEWICK_SHARED").map_or_else(|| root.join("../shared"), PathBuf::from);
     folder.is_dir().then_some(folder)
 }
 
 #[test]
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn golden_math_verify() {
-    let Some(path) = shared()
-        .map(|shared| shared.join("golden/math_verify.json"))
-        .filter(|path| path.is_file())
-    else {
+    let Some(path) = shared().map(|shared| shared.join("golden/math_verify.json")).filter(|path| path.is_file()) else {
         eprintln!("skipped: there is no shared folder with golden/math_verify.json");
         return;
     };
@@ -113,9 +93,7 @@ fn golden_math_verify() {
         }
         let gold = case["gold"].as_str().unwrap();
         let gold = if gold.len() > 200 && !gold.contains("\\boxed") {
-            extract::extract(gold, &Extraction::default(), 1)
-                .candidates
-                .remove(0)
+            extract::extract(gold, &Extraction::default(), 1).candidates.remove(0)
         } else {
             gold.to_string()
         };
@@ -130,18 +108,11 @@ fn golden_math_verify() {
             differing.push_str(&show(case, &verdict));
         }
     }
-    assert!(
-        agreed as f64 >= 0.98 * counted as f64,
-        "{agreed} of {counted} agree\n{differing}"
-    );
+    assert!(agreed as f64 >= 0.98 * counted as f64, "{agreed} of {counted} agree\n{differing}");
 }
 
 fn rows(path: &std::path::Path) -> Vec<Value> {
-    std::fs::read_to_string(path)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn text_of(value: &Value) -> Option<String> {
@@ -160,12 +131,9 @@ fn references(name: &str, row: &Value) -> Option<(String, Option<String>)> {
             let worked = row["answer"].as_str()?;
             (extract::gsm8k_strict(worked)?, Some(worked.to_string()))
         }
-        "math_train4500" => (
-            extract::last_box(row["solution"].as_str()?)?
-                .content
-                .to_string(),
-            solution(&row["solution"]),
-        ),
+        "math_train4500" => {
+            (extract::last_box(row["solution"].as_str()?)?.content.to_string(), solution(&row["solution"]))
+        }
         "math500" => (text_of(&row["answer"])?, solution(&row["solution"])),
         "olympiadbench_en" => (text_of(&row["final_answer"][0])?, None),
         "svamp" => (text_of(&row["Answer"])?, None),
@@ -180,13 +148,7 @@ fn reference_answers_equal_themselves_and_worked_solutions_are_right() {
         eprintln!("skipped: there is no shared folder");
         return;
     };
-    let config = GradeConfig {
-        limits: Limits {
-            soft_millis: 2000,
-            ..Limits::default()
-        },
-        ..GradeConfig::default()
-    };
+    let config = GradeConfig { limits: Limits { soft_millis: 2000, ..Limits::default() }, ..GradeConfig::default() };
     let mut wrong = String::new();
     let mut counts = String::new();
     for name in [
@@ -205,10 +167,7 @@ fn reference_answers_equal_themselves_and_worked_solutions_are_right() {
         if !path.is_file() {
             continue;
         }
-        let pairs: Vec<(String, Option<String>)> = rows(&path)
-            .iter()
-            .filter_map(|row| references(name, row))
-            .collect();
+        let pairs: Vec<(String, Option<String>)> = rows(&path).iter().filter_map(|row| references(name, row)).collect();
         let failures: Vec<String> = pairs
             .par_iter()
             .flat_map_iter(|(gold, worked)| {
@@ -231,11 +190,7 @@ fn reference_answers_equal_themselves_and_worked_solutions_are_right() {
                 failures
             })
             .collect();
-        counts.push_str(&format!(
-            "{name}: {} answers, {} failures\n",
-            pairs.len(),
-            failures.len()
-        ));
+        counts.push_str(&format!("{name}: {} answers, {} failures\n", pairs.len(), failures.len()));
         wrong.extend(failures.into_iter().take(20));
     }
     assert!(wrong.is_empty(), "{counts}{wrong}");

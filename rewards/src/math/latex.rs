@@ -57,10 +57,8 @@ pub(super) const DROPPED: &[&str] = &[
 ];
 
 /// Commands dropped with their argument.
-pub(super) const DROPPED_WITH_ARGUMENT: &[&str] = &[
-    "phantom", "hphantom", "vphantom", "color", "hspace", "vspace", "label", "tag", "kern",
-    "mspace",
-];
+pub(super) const DROPPED_WITH_ARGUMENT: &[&str] =
+    &["phantom", "hphantom", "vphantom", "color", "hspace", "vspace", "label", "tag", "kern", "mspace"];
 
 /// Commands whose argument is text or a font change.
 pub(super) const FONTS: &[&str] = &[
@@ -93,10 +91,10 @@ pub(super) const FONTS: &[&str] = &[
 
 /// Functions that are written with their name before the argument.
 pub(crate) const FUNCTIONS: &[&str] = &[
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec",
-    "arccsc", "sinh", "cosh", "tanh", "coth", "asin", "acos", "atan", "arcsinh", "arccosh",
-    "arctanh", "arsinh", "arcosh", "artanh", "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min",
-    "abs", "tg", "ctg", "cis", "cosec", "det", "Re", "Im", "arg", "sgn", "sign", "floor", "ceil",
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh",
+    "cosh", "tanh", "coth", "asin", "acos", "atan", "arcsinh", "arccosh", "arctanh", "arsinh", "arcosh", "artanh",
+    "ln", "log", "lg", "exp", "gcd", "lcm", "max", "min", "abs", "tg", "ctg", "cis", "cosec", "det", "Re", "Im", "arg",
+    "sgn", "sign", "floor", "ceil",
 ];
 
 impl Reader {
@@ -110,9 +108,7 @@ impl Reader {
                 '\\' => {
                     // A doubled backslash before a known command is an escaped one.
                     let name = letters(&after[1..]);
-                    if !name.is_empty()
-                        && (is_known(name) || FONTS.contains(&name) || DROPPED.contains(&name))
-                    {
+                    if !name.is_empty() && (is_known(name) || FONTS.contains(&name) || DROPPED.contains(&name)) {
                         return 1;
                     }
                     if after[1..].starts_with(['{', '}', '(', ')', '%', '$', ',', '!'])
@@ -168,11 +164,7 @@ impl Reader {
             if name == "begin" && environment == "array" {
                 used += argument(&rest[used..]).1;
             }
-            self.push(if name == "begin" {
-                Tok::Begin(environment)
-            } else {
-                Tok::End(environment)
-            });
+            self.push(if name == "begin" { Tok::Begin(environment) } else { Tok::End(environment) });
             return used;
         }
         if FONTS.contains(&name) {
@@ -238,10 +230,7 @@ impl Reader {
             _ if is_known(name) => self.command(name),
             _ => {
                 // `\quadx`: a spacing command run into a letter.
-                if let Some(rest) = ["qquad", "quad"]
-                    .iter()
-                    .find_map(|space| name.strip_prefix(space))
-                {
+                if let Some(rest) = ["qquad", "quad"].iter().find_map(|space| name.strip_prefix(space)) {
                     self.spaced = true;
                     self.read(rest, nesting + 1);
                 } else {
@@ -254,21 +243,10 @@ impl Reader {
 
     /// The content of a font or text command: mathematics is read on, words are kept together.
     pub(super) fn read_font(&mut self, name: &str, content: &str, nesting: usize) {
-        let is_upright = ![
-            "mathbf",
-            "mathit",
-            "boldsymbol",
-            "mathcal",
-            "underline",
-            "pmb",
-            "bold",
-        ]
-        .contains(&name);
+        let is_upright = !["mathbf", "mathit", "boldsymbol", "mathcal", "underline", "pmb", "bold"].contains(&name);
         let plain = content.trim_matches(|c: char| c.is_whitespace() || c == '~');
         let has_digits = plain.contains(is_digit);
-        let has_word = plain
-            .split(|c: char| !c.is_alphabetic())
-            .any(|word| word.chars().count() >= 2);
+        let has_word = plain.split(|c: char| !c.is_alphabetic()).any(|word| word.chars().count() >= 2);
         let is_math = plain.contains(['\\', '$', '=', '<', '>', '^', '_']) || has_digits;
         if content.starts_with([' ', '~']) {
             self.spaced = true;
@@ -280,14 +258,9 @@ impl Reader {
             "percent" | "pct" => self.push(Tok::Ch('%')),
             _ if nesting > 20 => self.push(Tok::Text(plain.to_string())),
             _ if !is_math && is_upright && is_function(plain) => self.command(plain),
-            _ if (has_word && !is_math) || plain.ends_with(':') => {
-                self.push(Tok::Text(plain.to_string()))
-            }
+            _ if (has_word && !is_math) || plain.ends_with(':') => self.push(Tok::Text(plain.to_string())),
             // A unit of one letter after a number.
-            _ if is_upright
-                && plain.split('/').all(super::unit::is_letter_unit)
-                && self.follows_value() =>
-            {
+            _ if is_upright && plain.split('/').all(super::unit::is_letter_unit) && self.follows_value() => {
                 self.push(Tok::Text(plain.to_string()))
             }
             _ => {
@@ -300,10 +273,7 @@ impl Reader {
     }
 
     pub(super) fn follows_value(&self) -> bool {
-        self.out
-            .list
-            .last()
-            .is_some_and(|last| matches!(last.tok, Tok::Num(_) | Tok::Ch(')' | '}') | Tok::Text(_)))
+        self.out.list.last().is_some_and(|last| matches!(last.tok, Tok::Num(_) | Tok::Ch(')' | '}') | Tok::Text(_)))
     }
 }
 
@@ -438,7 +408,5 @@ fn argument(text: &str) -> (&str, usize) {
 }
 
 fn letters(text: &str) -> &str {
-    &text[..text
-        .find(|c: char| !c.is_ascii_alphabetic())
-        .unwrap_or(text.len())]
+    &text[..text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len())]
 }

@@ -247,11 +247,7 @@ pub struct GradeConfig {
 /// text and flagged [`Flag::GoldUnparsable`]. Never panics; takes at most about `limits.soft_millis`.
 pub fn grade(gold: &str, completion: &str, config: &GradeConfig) -> Verdict {
     let start = Instant::now();
-    let boxed = if gold.contains("\\boxed") || gold.contains("\\fbox") {
-        extract::boxed_gold(gold)
-    } else {
-        None
-    };
+    let boxed = if gold.contains("\\boxed") || gold.contains("\\fbox") { extract::boxed_gold(gold) } else { None };
     let gold = boxed.as_deref().unwrap_or(gold).trim();
     let found = extract::extract(completion, &config.extraction, gold_parts(gold));
     let mut flags = Vec::new();
@@ -298,10 +294,7 @@ pub fn grade(gold: &str, completion: &str, config: &GradeConfig) -> Verdict {
 
 /// Grades many pairs on all cores, in order.
 pub fn grade_batch(pairs: &[(&str, &str)], config: &GradeConfig) -> Vec<Verdict> {
-    pairs
-        .par_iter()
-        .map(|(gold, completion)| grade(gold, completion, config))
-        .collect()
+    pairs.par_iter().map(|(gold, completion)| grade(gold, completion, config)).collect()
 }
 
 /// Whether two bare answers are equal: [`grade`] without extraction. For majority votes.
@@ -318,12 +311,7 @@ pub fn normalise(answer: &str) -> String {
     let answer = extract::last_bytes(answer, Limits::default().answer_bytes);
     Answer::read(
         answer.trim(),
-        &Reading {
-            commas: Commas::Thousands,
-            symbols: &[],
-            limits: &Limits::default(),
-            rename: &[],
-        },
+        &Reading { commas: Commas::Thousands, symbols: &[], limits: &Limits::default(), rename: &[] },
     )
     .canonical()
 }
@@ -331,26 +319,14 @@ pub fn normalise(answer: &str) -> String {
 /// A rough count of the parts of a gold, to know whether boxes may be joined.
 fn gold_parts(gold: &str) -> usize {
     if gold.len() > 4096
-        || !(gold.contains([',', ';', '±', '&', '\\'])
-            || gold.contains(" and ")
-            || gold.contains(" or "))
+        || !(gold.contains([',', ';', '±', '&', '\\']) || gold.contains(" and ") || gold.contains(" or "))
     {
         return 1;
     }
     let limits = Limits::default();
-    let answer = Answer::read(
-        gold,
-        &Reading {
-            commas: Commas::Thousands,
-            symbols: &[],
-            limits: &limits,
-            rename: &[],
-        },
-    );
+    let answer = Answer::read(gold, &Reading { commas: Commas::Thousands, symbols: &[], limits: &limits, rename: &[] });
     match &answer.node {
-        Ok(ast::Node::List(items) | ast::Node::Set(items) | ast::Node::Group { items, .. }) => {
-            items.len()
-        }
+        Ok(ast::Node::List(items) | ast::Node::Set(items) | ast::Node::Group { items, .. }) => items.len(),
         Ok(ast::Node::Matrix(rows)) => rows.len(),
         Ok(node) if node.any(&|part| matches!(part, ast::Node::PlusMinus(..))) => 2,
         _ => 1,
@@ -383,34 +359,17 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
     if let (Some(a), Some(b)) = (answer::simple(gold), answer::simple(pred)) {
         let is_equal = a.equals(&b);
         if is_equal
-            || !(a.is_decimal != b.is_decimal && config.policy.rel_tol.is_none())
-                && config.policy.rel_tol.is_none()
+            || !(a.is_decimal != b.is_decimal && config.policy.rel_tol.is_none()) && config.policy.rel_tol.is_none()
         {
-            let reason = if is_equal {
-                None
-            } else {
-                Some(Reason::Different)
-            };
-            return outcome(
-                reason,
-                a.method(&b),
-                Vec::new(),
-                &a.to_string(),
-                &b.to_string(),
-            );
+            let reason = if is_equal { None } else { Some(Reason::Different) };
+            return outcome(reason, a.method(&b), Vec::new(), &a.to_string(), &b.to_string());
         }
     }
     if gold.len() > config.limits.answer_bytes || pred.len() > config.limits.answer_bytes {
-        let reason = if gold == pred {
-            None
-        } else {
-            Some(Reason::TooLarge)
-        };
+        let reason = if gold == pred { None } else { Some(Reason::TooLarge) };
         return outcome(reason, Method::Exact, Vec::new(), "", "");
     }
-    let clock = Clock {
-        deadline: start + Duration::from_millis(config.limits.soft_millis),
-    };
+    let clock = Clock { deadline: start + Duration::from_millis(config.limits.soft_millis) };
     let rename = if config.policy.rename_variables {
         answer::renaming(gold, pred)
     } else {
@@ -418,24 +377,8 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
     };
     let mut first: Option<Outcome> = None;
     for commas in [Commas::Thousands, Commas::List] {
-        let g = Answer::read(
-            gold,
-            &Reading {
-                commas,
-                symbols: &[],
-                limits: &config.limits,
-                rename: &[],
-            },
-        );
-        let p = Answer::read(
-            pred,
-            &Reading {
-                commas,
-                symbols: &g.symbols,
-                limits: &config.limits,
-                rename: &rename,
-            },
-        );
+        let g = Answer::read(gold, &Reading { commas, symbols: &[], limits: &config.limits, rename: &[] });
+        let p = Answer::read(pred, &Reading { commas, symbols: &g.symbols, limits: &config.limits, rename: &rename });
         let is_ambiguous = g.is_comma_ambiguous || p.is_comma_ambiguous;
         let result = compare_readings(&g, &p, config, clock);
         let is_right = result.is_right();
@@ -451,27 +394,15 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
     let first = first.expect("at least one reading was compared");
     // A decimal comma, where the gold is a plain number and the comma cannot be thousands.
     let decimal_gold = answer::with_decimal_point(pred, gold);
-    if let Some(pred) =
-        answer::with_decimal_point(gold, pred).or(decimal_gold.is_some().then(|| pred.to_string()))
-    {
+    if let Some(pred) = answer::with_decimal_point(gold, pred).or(decimal_gold.is_some().then(|| pred.to_string())) {
         let gold = decimal_gold.as_deref().unwrap_or(gold);
         let g = Answer::read(
             gold,
-            &Reading {
-                commas: Commas::Thousands,
-                symbols: &[],
-                limits: &config.limits,
-                rename: &[],
-            },
+            &Reading { commas: Commas::Thousands, symbols: &[], limits: &config.limits, rename: &[] },
         );
         let p = Answer::read(
             &pred,
-            &Reading {
-                commas: Commas::Thousands,
-                symbols: &g.symbols,
-                limits: &config.limits,
-                rename: &[],
-            },
+            &Reading { commas: Commas::Thousands, symbols: &g.symbols, limits: &config.limits, rename: &[] },
         );
         let result = compare_readings(&g, &p, config, clock);
         if result.is_right() {
@@ -503,27 +434,11 @@ fn compare_readings(g: &Answer, p: &Answer, config: &GradeConfig, clock: Clock) 
     }
     if let (Some(a), Some(b)) = (&g.time, &p.time) {
         let is_same = a.0 == b.0 && (a.1.is_none() || a.1 == b.1);
-        return done(
-            if is_same {
-                None
-            } else {
-                Some(Reason::Different)
-            },
-            Method::Text,
-            flags,
-        );
+        return done(if is_same { None } else { Some(Reason::Different) }, Method::Text, flags);
     }
     if let (Some(a), Some(b)) = (g.lone_word(), p.lone_word()) {
         let is_same = a.eq_ignore_ascii_case(b);
-        return done(
-            if is_same {
-                None
-            } else {
-                Some(Reason::Different)
-            },
-            Method::Text,
-            flags,
-        );
+        return done(if is_same { None } else { Some(Reason::Different) }, Method::Text, flags);
     }
     match (&g.node, &p.node) {
         (Ok(gold), Ok(pred)) => {

@@ -52,18 +52,14 @@ pub(crate) fn cross_equal(a: u64, b: u64, c: u64, d: u64) -> bool {
 
 /// A well-mixed number from two (splitmix64).
 pub(crate) fn mix(a: u64, b: u64) -> u64 {
-    let mut z = a
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(b)
-        .wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = a.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(b).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
 fn hash(text: &str) -> u64 {
-    text.bytes()
-        .fold(0x51_7c_c1, |hash, byte| mix(hash, u64::from(byte)))
+    text.bytes().fold(0x51_7c_c1, |hash, byte| mix(hash, u64::from(byte)))
 }
 
 /// A square root modulo the prime (Tonelli-Shanks), the smaller of the two.
@@ -80,12 +76,7 @@ fn square_root(a: u64) -> Option<u64> {
     while pow(non_square, (PRIME - 1) / 2) == 1 {
         non_square += 1;
     }
-    let (mut m, mut c, mut t, mut r) = (
-        twos,
-        pow(non_square, odd),
-        pow(a, odd),
-        pow(a, odd.div_ceil(2)),
-    );
+    let (mut m, mut c, mut t, mut r) = (twos, pow(non_square, odd), pow(a, odd), pow(a, odd.div_ceil(2)));
     while t != 1 {
         let mut i = 0;
         let mut square = t;
@@ -111,11 +102,7 @@ pub(crate) struct Residue {
 
 /// The residues of a tree at random point number `point`. `None` where it is not defined there.
 pub(crate) fn evaluate(node: &Node, point: u64) -> Option<Residue> {
-    Evaluator {
-        point,
-        is_exact: true,
-    }
-    .run(node)
+    Evaluator { point, is_exact: true }.run(node)
 }
 
 struct Evaluator {
@@ -126,10 +113,7 @@ struct Evaluator {
 impl Evaluator {
     fn run(mut self, node: &Node) -> Option<Residue> {
         let value = self.value(node)?;
-        Some(Residue {
-            value,
-            is_exact: self.is_exact,
-        })
+        Some(Residue { value, is_exact: self.is_exact })
     }
 
     fn atom(&self, name: u64) -> u64 {
@@ -220,11 +204,7 @@ impl Evaluator {
         if let Some(exponent) = plain {
             let value = self.value(base)?;
             let raised = pow(value, exponent.unsigned_abs());
-            return if exponent < 0 {
-                inverse(raised)
-            } else {
-                Some(raised)
-            };
+            return if exponent < 0 { inverse(raised) } else { Some(raised) };
         }
         let (base, exponent) = (self.value(base)?, self.value(exponent)?);
         Some(self.opaque("power", &[base, exponent]))
@@ -238,11 +218,7 @@ impl Evaluator {
         if rest == 0 {
             return Some(0);
         }
-        let mut root = if square.is_negative() {
-            square_root(PRIME - 1)?
-        } else {
-            1
-        };
+        let mut root = if square.is_negative() { square_root(PRIME - 1)? } else { 1 };
         for prime in SMALL_PRIMES {
             let mut count = 0u32;
             while rest % prime == 0 {

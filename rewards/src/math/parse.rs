@@ -28,20 +28,9 @@ pub(crate) struct Bounds {
 /// Parses a whole answer.
 pub(crate) fn parse(tokens: &[Token], bounds: Bounds) -> Parsed {
     let tokens = without_outer_brackets(tokens);
-    let mut parser = Parser {
-        tokens,
-        at: 0,
-        depth: 0,
-        nodes: 0,
-        bounds,
-        bars: 0,
-    };
+    let mut parser = Parser { tokens, at: 0, depth: 0, nodes: 0, bounds, bars: 0 };
     let node = parser.answer()?;
-    if parser.at < parser.tokens.len() {
-        Err(Failure::Syntax)
-    } else {
-        Ok(node)
-    }
+    if parser.at < parser.tokens.len() { Err(Failure::Syntax) } else { Ok(node) }
 }
 
 /// Drops braces and round brackets that enclose everything and separate nothing.
@@ -69,9 +58,7 @@ fn without_outer_brackets(mut tokens: &[Token]) -> &[Token] {
                     is_whole &= depth >= 0;
                 }
                 Tok::Ch(',' | ';') if depth == 0 => separates = true,
-                Tok::Cmd(ref name) if depth == 0 && (name == "choose" || name == "over") => {
-                    is_whole = false
-                }
+                Tok::Cmd(ref name) if depth == 0 && (name == "choose" || name == "over") => is_whole = false,
                 _ => {}
             }
         }
@@ -113,11 +100,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn expect(&mut self, c: char) -> Result<(), Failure> {
-        if self.eat(c) {
-            Ok(())
-        } else {
-            Err(Failure::Syntax)
-        }
+        if self.eat(c) { Ok(()) } else { Err(Failure::Syntax) }
     }
 
     pub(super) fn is_command(&self, name: &str) -> bool {
@@ -132,17 +115,10 @@ impl Parser<'_> {
 
     pub(super) fn count(&mut self) -> Result<(), Failure> {
         self.nodes += 1;
-        if self.nodes > self.bounds.nodes {
-            Err(Failure::TooLarge)
-        } else {
-            Ok(())
-        }
+        if self.nodes > self.bounds.nodes { Err(Failure::TooLarge) } else { Ok(()) }
     }
 
-    pub(super) fn nested<T>(
-        &mut self,
-        inner: impl FnOnce(&mut Self) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    pub(super) fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<T, Failure> {
         self.depth += 1;
         if self.depth > self.bounds.depth {
             return Err(Failure::TooDeep);
@@ -157,12 +133,8 @@ impl Parser<'_> {
         let mut found = None;
         loop {
             match self.peek() {
-                Some(Tok::Ch(c @ (',' | ';'))) => {
-                    found = Some(if found == Some(';') { ';' } else { *c })
-                }
-                Some(Tok::Word(word)) if word == "and" || word == "or" => {
-                    found = found.or(Some('&'))
-                }
+                Some(Tok::Ch(c @ (',' | ';'))) => found = Some(if found == Some(';') { ';' } else { *c }),
+                Some(Tok::Word(word)) if word == "and" || word == "or" => found = found.or(Some('&')),
                 Some(Tok::Row) => found = found.or(Some(';')),
                 _ => return found,
             }
@@ -175,10 +147,7 @@ impl Parser<'_> {
         let mut groups: Vec<Vec<Node>> = vec![Vec::new()];
         loop {
             let item = self.stacked()?;
-            groups
-                .last_mut()
-                .expect("there is always a last group")
-                .push(item);
+            groups.last_mut().expect("there is always a last group").push(item);
             match self.separator() {
                 Some(_) if self.peek().is_none() => break,
                 Some(separator) => {
@@ -191,19 +160,9 @@ impl Parser<'_> {
         }
         let mut groups: Vec<Node> = groups
             .into_iter()
-            .map(|mut items| {
-                if items.len() == 1 {
-                    items.remove(0)
-                } else {
-                    Node::List(items)
-                }
-            })
+            .map(|mut items| if items.len() == 1 { items.remove(0) } else { Node::List(items) })
             .collect();
-        Ok(if groups.len() == 1 {
-            groups.remove(0)
-        } else {
-            Node::List(groups)
-        })
+        Ok(if groups.len() == 1 { groups.remove(0) } else { Node::List(groups) })
     }
 
     pub(super) fn relation_sign(&mut self) -> Option<Op> {
@@ -261,11 +220,7 @@ impl Parser<'_> {
                 None => break,
             }
         }
-        Ok(if ops.is_empty() {
-            sides.remove(0)
-        } else {
-            Node::Relation(sides, ops)
-        })
+        Ok(if ops.is_empty() { sides.remove(0) } else { Node::Relation(sides, ops) })
     }
 
     pub(super) fn set_expression(&mut self) -> Parsed {
@@ -310,11 +265,7 @@ impl Parser<'_> {
             parts.push(self.sum()?);
             self.count()?;
         }
-        Ok(if parts.len() == 1 {
-            parts.remove(0)
-        } else {
-            Node::Ratio(parts)
-        })
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Node::Ratio(parts) })
     }
 
     pub(super) fn sum(&mut self) -> Parsed {
@@ -338,10 +289,7 @@ impl Parser<'_> {
                 if !is_plus
                     && choice.is_none()
                     && matches!(term, Node::Set(_))
-                    && matches!(
-                        terms[..],
-                        [Node::Numbers(_) | Node::Set(_) | Node::Group { .. }]
-                    )
+                    && matches!(terms[..], [Node::Numbers(_) | Node::Set(_) | Node::Group { .. }])
                 {
                     let whole = terms.remove(0);
                     terms.push(Node::Minus(whole.boxed(), term.boxed()));
@@ -364,11 +312,7 @@ impl Parser<'_> {
                 let is_lower = self.is_command("mp");
                 self.at += 1;
                 let term = self.product()?;
-                choice = Some((
-                    Some(collected(std::mem::take(&mut terms), Node::Add).boxed()),
-                    term.boxed(),
-                    is_lower,
-                ));
+                choice = Some((Some(collected(std::mem::take(&mut terms), Node::Add).boxed()), term.boxed(), is_lower));
             } else {
                 break;
             }
@@ -418,21 +362,14 @@ impl Parser<'_> {
                     }
                 }
                 let is_fraction = self.is_command("frac");
-                let was_digit = matches!(
-                    self.tokens
-                        .get(self.at.wrapping_sub(1))
-                        .map(|token| &token.tok),
-                    Some(Tok::Num(_))
-                );
+                let was_digit =
+                    matches!(self.tokens.get(self.at.wrapping_sub(1)).map(|token| &token.tok), Some(Tok::Num(_)));
                 let factor = self.power()?;
                 let whole = match factors.last() {
-                    Some(Node::Num(whole)) if is_fraction && was_digit && whole.is_integer() => {
-                        Some(whole.clone())
-                    }
+                    Some(Node::Num(whole)) if is_fraction && was_digit && whole.is_integer() => Some(whole.clone()),
                     _ => None,
                 };
-                let mixed =
-                    |part: &Node| Some(Node::Num(whole.as_ref()?.add(&proper_fraction(part)?)));
+                let mixed = |part: &Node| Some(Node::Num(whole.as_ref()?.add(&proper_fraction(part)?)));
                 // A percent or degree sign after a mixed number belongs to all of it.
                 let sum = match &factor {
                     Node::Percent(part) => mixed(part).map(|sum| Node::Percent(sum.boxed())),
@@ -456,18 +393,12 @@ impl Parser<'_> {
             Some(Node::Degrees(_)) => Some(Node::Degrees),
             _ => None,
         };
-        if let (Some(_), Some(Node::Percent(inner) | Node::Degrees(inner))) =
-            (sign, factors.last().cloned())
-        {
+        if let (Some(_), Some(Node::Percent(inner) | Node::Degrees(inner))) = (sign, factors.last().cloned()) {
             factors.pop();
             factors.push(*inner);
         }
         let product = collected(factors, Node::Mul);
-        let product = if is_negative {
-            negated(product)
-        } else {
-            product
-        };
+        let product = if is_negative { negated(product) } else { product };
         Ok(match sign {
             Some(sign) => sign(product.boxed()),
             None => product,
@@ -553,14 +484,7 @@ impl Parser<'_> {
             if self.peek() == Some(&Tok::Ch('!')) {
                 self.at += 1;
                 let is_double = self.eat('!');
-                node = Node::Call(
-                    if is_double {
-                        Func::DoubleFactorial
-                    } else {
-                        Func::Factorial
-                    },
-                    vec![node],
-                );
+                node = Node::Call(if is_double { Func::DoubleFactorial } else { Func::Factorial }, vec![node]);
             } else if self.eat('%') {
                 if matches!(node, Node::Percent(_)) {
                     return Err(Failure::Syntax);
@@ -596,20 +520,12 @@ impl Parser<'_> {
                 let is_negative = parser.peek() == Some(&Tok::Ch('-'));
                 parser.at += 1;
                 let exponent = parser.script()?;
-                Ok(if is_negative {
-                    negated(exponent)
-                } else {
-                    exponent
-                })
+                Ok(if is_negative { negated(exponent) } else { exponent })
             }
             // 2^3^2 and 2^n!: the power binds to the right.
             _ => {
                 let atom = parser.atom()?;
-                if parser.peek() == Some(&Tok::Ch('^')) {
-                    parser.after_atom(atom)
-                } else {
-                    Ok(atom)
-                }
+                if parser.peek() == Some(&Tok::Ch('^')) { parser.after_atom(atom) } else { Ok(atom) }
             }
         })
     }
@@ -623,11 +539,7 @@ impl Parser<'_> {
             while parser.separator().is_some() {
                 items.push(parser.relation()?);
             }
-            Ok(if items.len() == 1 {
-                items.remove(0)
-            } else {
-                Node::List(items)
-            })
+            Ok(if items.len() == 1 { items.remove(0) } else { Node::List(items) })
         })?;
         self.bars = bars;
         self.expect('}')?;
@@ -661,11 +573,7 @@ impl Parser<'_> {
 }
 
 pub(super) fn collected(mut items: Vec<Node>, wrap: fn(Vec<Node>) -> Node) -> Node {
-    if items.len() == 1 {
-        items.remove(0)
-    } else {
-        wrap(items)
-    }
+    if items.len() == 1 { items.remove(0) } else { wrap(items) }
 }
 
 pub(super) fn negated(node: Node) -> Node {

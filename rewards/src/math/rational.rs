@@ -18,11 +18,7 @@ impl Rational {
             return None;
         }
         let divisor = num.gcd(&den);
-        let (mut num, mut den) = if divisor.is_one() {
-            (num, den)
-        } else {
-            (num / &divisor, den / &divisor)
-        };
+        let (mut num, mut den) = if divisor.is_one() { (num, den) } else { (num / &divisor, den / &divisor) };
         if den.is_negative() {
             num = -num;
             den = -den;
@@ -39,10 +35,7 @@ impl Rational {
     }
 
     pub(crate) fn integer(num: BigInt) -> Self {
-        Rational {
-            num,
-            den: BigInt::one(),
-        }
+        Rational { num, den: BigInt::one() }
     }
 
     pub(crate) fn ratio(num: i64, den: i64) -> Self {
@@ -82,11 +75,7 @@ impl Rational {
     }
 
     pub(crate) fn to_i64(&self) -> Option<i64> {
-        if self.is_integer() {
-            self.num.to_i64()
-        } else {
-            None
-        }
+        if self.is_integer() { self.num.to_i64() } else { None }
     }
 
     /// Bits of the larger of numerator and denominator.
@@ -98,18 +87,12 @@ impl Rational {
         if self.is_integer() && other.is_integer() {
             return Self::integer(&self.num + &other.num);
         }
-        Self::new(
-            &self.num * &other.den + &other.num * &self.den,
-            &self.den * &other.den,
-        )
-        .expect("denominators are positive")
+        Self::new(&self.num * &other.den + &other.num * &self.den, &self.den * &other.den)
+            .expect("denominators are positive")
     }
 
     pub(crate) fn neg(&self) -> Self {
-        Rational {
-            num: -&self.num,
-            den: self.den.clone(),
-        }
+        Rational { num: -&self.num, den: self.den.clone() }
     }
 
     pub(crate) fn sub(&self, other: &Self) -> Self {
@@ -120,8 +103,7 @@ impl Rational {
         if self.is_integer() && other.is_integer() {
             return Self::integer(&self.num * &other.num);
         }
-        Self::new(&self.num * &other.num, &self.den * &other.den)
-            .expect("denominators are positive")
+        Self::new(&self.num * &other.num, &self.den * &other.den).expect("denominators are positive")
     }
 
     pub(crate) fn inverse(&self) -> Option<Self> {
@@ -129,10 +111,7 @@ impl Rational {
     }
 
     pub(crate) fn abs(&self) -> Self {
-        Rational {
-            num: self.num.abs(),
-            den: self.den.clone(),
-        }
+        Rational { num: self.num.abs(), den: self.den.clone() }
     }
 
     pub(crate) fn floor(&self) -> BigInt {
@@ -162,27 +141,16 @@ impl Rational {
         }
         let of = |value: &BigInt| {
             let root = value.abs().nth_root(degree);
-            (root.pow(degree) == value.abs())
-                .then(|| if value.is_negative() { -root } else { root })
+            (root.pow(degree) == value.abs()).then(|| if value.is_negative() { -root } else { root })
         };
-        Some(Rational {
-            num: of(&self.num)?,
-            den: of(&self.den)?,
-        })
+        Some(Rational { num: of(&self.num)?, den: of(&self.den)? })
     }
 
     /// `self^exponent` by an exponent whose size the caller has checked; `None` for 0 to a negative.
     pub(crate) fn pow(&self, exponent: i64) -> Option<Self> {
         let power = u32::try_from(exponent.unsigned_abs()).ok()?;
-        let raised = Rational {
-            num: self.num.pow(power),
-            den: self.den.pow(power),
-        };
-        if exponent < 0 {
-            raised.inverse()
-        } else {
-            Some(raised)
-        }
+        let raised = Rational { num: self.num.pow(power), den: self.den.pow(power) };
+        if exponent < 0 { raised.inverse() } else { Some(raised) }
     }
 }
 
@@ -194,10 +162,6 @@ impl From<i64> for Rational {
 
 impl std::fmt::Display for Rational {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.is_integer() {
-            write!(out, "{}", self.num)
-        } else {
-            write!(out, "{}/{}", self.num, self.den)
-        }
+        if self.is_integer() { write!(out, "{}", self.num) } else { write!(out, "{}/{}", self.num, self.den) }
     }
 }

@@ -12,24 +12,16 @@ use super::scalar::infinity_sign;
 
 impl Comparison<'_> {
     /// The set of reals that a node describes. `as_interval` reads `(a, b)` as an interval.
-    pub(super) fn region(
-        &mut self,
-        node: &Node,
-        as_interval: bool,
-    ) -> Result<Option<Region>, Trouble> {
-        let whole = || Piece {
-            low: End::infinite(),
-            high: End::infinite(),
-        };
+    pub(super) fn region(&mut self, node: &Node, as_interval: bool) -> Result<Option<Region>, Trouble> {
+        let whole = || Piece { low: End::infinite(), high: End::infinite() };
         Ok(match node {
             Node::Numbers('R') => Some(vec![whole()]),
             Node::Group { open, items, close }
                 if as_interval && items.len() == 2 && items.iter().all(Node::is_scalar) =>
             {
-                let (Some(low), Some(high)) = (
-                    self.end(&items[0], *open == '[', -1)?,
-                    self.end(&items[1], *close == ']', 1)?,
-                ) else {
+                let (Some(low), Some(high)) =
+                    (self.end(&items[0], *open == '[', -1)?, self.end(&items[1], *close == ']', 1)?)
+                else {
                     return Ok(None);
                 };
                 Some(vec![Piece { low, high }])
@@ -44,9 +36,7 @@ impl Comparison<'_> {
                             _ => return Ok(None),
                         },
                     };
-                    let (Some(low), Some(high)) =
-                        (self.end(&value, true, 0)?, self.end(&value, true, 0)?)
-                    else {
+                    let (Some(low), Some(high)) = (self.end(&value, true, 0)?, self.end(&value, true, 0)?) else {
                         return Ok(None);
                     };
                     region.push(Piece { low, high });
@@ -115,9 +105,10 @@ impl Comparison<'_> {
     pub(super) fn solved(&mut self, sides: &[Node], ops: &[Op]) -> Result<Option<Region>, Trouble> {
         let at = match sides.iter().position(is_lone) {
             Some(at)
-                if sides.iter().enumerate().all(|(index, side)| {
-                    index == at || (side.is_scalar() && !side.has_variables())
-                }) =>
+                if sides
+                    .iter()
+                    .enumerate()
+                    .all(|(index, side)| index == at || (side.is_scalar() && !side.has_variables())) =>
             {
                 at
             }
@@ -128,27 +119,17 @@ impl Comparison<'_> {
         match (sides.len(), at, ops) {
             (2, _, [Op::Ne]) => {
                 let value = &sides[1 - at];
-                let (Some(left), Some(right)) =
-                    (self.end(value, false, 0)?, self.end(value, false, 0)?)
-                else {
+                let (Some(left), Some(right)) = (self.end(value, false, 0)?, self.end(value, false, 0)?) else {
                     return Ok(None);
                 };
                 return Ok(Some(vec![
-                    Piece {
-                        low: End::infinite(),
-                        high: left,
-                    },
-                    Piece {
-                        low: right,
-                        high: End::infinite(),
-                    },
+                    Piece { low: End::infinite(), high: left },
+                    Piece { low: right, high: End::infinite() },
                 ]));
             }
             (2, _, [Op::Eq]) => {
                 let value = &sides[1 - at];
-                let (Some(low), Some(high)) =
-                    (self.end(value, true, 0)?, self.end(value, true, 0)?)
-                else {
+                let (Some(low), Some(high)) = (self.end(value, true, 0)?, self.end(value, true, 0)?) else {
                     return Ok(None);
                 };
                 return Ok(Some(vec![Piece { low, high }]));
@@ -157,9 +138,7 @@ impl Comparison<'_> {
                 let op = if at == 0 { *op } else { op.flipped() };
                 let is_closed = matches!(op, Op::Le | Op::Ge);
                 let is_upper = matches!(op, Op::Lt | Op::Le);
-                let Some(end) =
-                    self.end(&sides[1 - at], is_closed, if is_upper { 1 } else { -1 })?
-                else {
+                let Some(end) = self.end(&sides[1 - at], is_closed, if is_upper { 1 } else { -1 })? else {
                     return Ok(None);
                 };
                 if is_upper { high = end } else { low = end }
@@ -169,15 +148,10 @@ impl Comparison<'_> {
                 if is_rising != matches!(b, Op::Lt | Op::Le) {
                     return Ok(None);
                 }
-                let (first, last, a, b) = if is_rising {
-                    (0, 2, *a, *b)
-                } else {
-                    (2, 0, b.flipped(), a.flipped())
-                };
-                let (Some(left), Some(right)) = (
-                    self.end(&sides[first], a == Op::Le, -1)?,
-                    self.end(&sides[last], b == Op::Le, 1)?,
-                ) else {
+                let (first, last, a, b) = if is_rising { (0, 2, *a, *b) } else { (2, 0, b.flipped(), a.flipped()) };
+                let (Some(left), Some(right)) =
+                    (self.end(&sides[first], a == Op::Le, -1)?, self.end(&sides[last], b == Op::Le, 1)?)
+                else {
                     return Ok(None);
                 };
                 (low, high) = (left, right);
@@ -188,12 +162,7 @@ impl Comparison<'_> {
     }
 
     /// An end of an interval; `side` says which infinity may stand there (-1 left, 1 right, 0 none).
-    pub(super) fn end(
-        &mut self,
-        node: &Node,
-        is_closed: bool,
-        side: i32,
-    ) -> Result<Option<End>, Trouble> {
+    pub(super) fn end(&mut self, node: &Node, is_closed: bool, side: i32) -> Result<Option<End>, Trouble> {
         if let Some(sign) = infinity_sign(node) {
             return Ok((sign == side).then(End::infinite));
         }
@@ -202,29 +171,14 @@ impl Comparison<'_> {
         }
         let p = Precision::new(256);
         let value = Evaluator::new(&p, Vec::new(), self.limits, &self.clock).value(node)?;
-        Ok(if value.im.is_some() {
-            None
-        } else {
-            Some(End {
-                at: Some((node.clone(), value.re)),
-                is_closed,
-            })
-        })
+        Ok(if value.im.is_some() { None } else { Some(End { at: Some((node.clone(), value.re)), is_closed }) })
     }
 
-    pub(super) fn order(
-        &mut self,
-        a: &(Node, Ball),
-        b: &(Node, Ball),
-    ) -> Result<Ordering, Trouble> {
+    pub(super) fn order(&mut self, a: &(Node, Ball), b: &(Node, Ball)) -> Result<Ordering, Trouble> {
         if let Some(sign) = a.1.sub(&b.1, &Precision::new(256)).sign() {
             return Ok(sign.cmp(&0));
         }
-        Ok(if self.scalars_equal(&a.0, &b.0)? {
-            Ordering::Equal
-        } else {
-            Ordering::Less
-        })
+        Ok(if self.scalars_equal(&a.0, &b.0)? { Ordering::Equal } else { Ordering::Less })
     }
 
     /// Pieces sorted, joined where they touch, empty ones dropped.
@@ -271,10 +225,9 @@ impl Comparison<'_> {
                 (Some(a), Some(b)) => match self.order(a, b)? {
                     Ordering::Greater => last.high.clone(),
                     Ordering::Less => piece.high.clone(),
-                    Ordering::Equal => End {
-                        at: last.high.at.clone(),
-                        is_closed: last.high.is_closed || piece.high.is_closed,
-                    },
+                    Ordering::Equal => {
+                        End { at: last.high.at.clone(), is_closed: last.high.is_closed || piece.high.is_closed }
+                    }
                 },
             };
             joined.last_mut().expect("a last piece was seen").high = high;
@@ -300,25 +253,13 @@ impl Comparison<'_> {
         let mut reaches_end = false;
         for piece in self.tidy(region)? {
             if piece.low.at.is_some() {
-                gaps.push(Piece {
-                    low: low.clone(),
-                    high: End {
-                        at: piece.low.at,
-                        is_closed: !piece.low.is_closed,
-                    },
-                });
+                gaps.push(Piece { low: low.clone(), high: End { at: piece.low.at, is_closed: !piece.low.is_closed } });
             }
             reaches_end = piece.high.at.is_none();
-            low = End {
-                is_closed: !piece.high.is_closed,
-                at: piece.high.at,
-            };
+            low = End { is_closed: !piece.high.is_closed, at: piece.high.at };
         }
         if !reaches_end {
-            gaps.push(Piece {
-                low,
-                high: End::infinite(),
-            });
+            gaps.push(Piece { low, high: End::infinite() });
         }
         Ok(gaps)
     }
@@ -327,11 +268,7 @@ impl Comparison<'_> {
         let mut both = Vec::new();
         for x in a {
             for y in b {
-                let low = if self.starts_before(&x.low, &y.low)? {
-                    &y.low
-                } else {
-                    &x.low
-                };
+                let low = if self.starts_before(&x.low, &y.low)? { &y.low } else { &x.low };
                 let high = match (&x.high.at, &y.high.at) {
                     (None, _) => &y.high,
                     (_, None) => &x.high,
@@ -342,10 +279,7 @@ impl Comparison<'_> {
                         Ordering::Equal => &x.high,
                     },
                 };
-                both.push(Piece {
-                    low: low.clone(),
-                    high: high.clone(),
-                });
+                both.push(Piece { low: low.clone(), high: high.clone() });
             }
         }
         self.tidy(both)
@@ -360,9 +294,7 @@ impl Comparison<'_> {
             for (p, q) in [(&x.low, &y.low), (&x.high, &y.high)] {
                 let same = match (&p.at, &q.at) {
                     (None, None) => true,
-                    (Some(u), Some(v)) => {
-                        p.is_closed == q.is_closed && self.scalars_equal(&u.0, &v.0)?
-                    }
+                    (Some(u), Some(v)) => p.is_closed == q.is_closed && self.scalars_equal(&u.0, &v.0)?,
                     _ => false,
                 };
                 if !same {
@@ -392,10 +324,7 @@ pub(super) struct End {
 
 impl End {
     fn infinite() -> Self {
-        End {
-            at: None,
-            is_closed: false,
-        }
+        End { at: None, is_closed: false }
     }
 }
 
@@ -410,13 +339,8 @@ pub(super) fn is_region(node: &Node) -> bool {
                 && sides.iter().filter(|side| side.has_variables()).count() == 1
         }
         Node::In(_, set) => is_region(set) || matches!(**set, Node::Group { .. }),
-        Node::List(items) => {
-            items.iter().any(is_region)
-                && items.iter().all(|item| is_region(item) || is_point(item))
-        }
-        Node::Group { items, .. } => {
-            items.len() == 2 && items.iter().any(|item| infinity_sign(item).is_some())
-        }
+        Node::List(items) => items.iter().any(is_region) && items.iter().all(|item| is_region(item) || is_point(item)),
+        Node::Group { items, .. } => items.len() == 2 && items.iter().any(|item| infinity_sign(item).is_some()),
         _ => false,
     }
 }

@@ -51,8 +51,7 @@ impl Comparison<'_> {
         if g.iter().chain(p).any(|side| !side.is_scalar()) {
             return Ok(self.equal(&g[0], &p[0])? && self.equal(&g[1], &p[1])?);
         }
-        let difference =
-            |sides: &[Node]| Node::Add(vec![sides[0].clone(), Node::Neg(sides[1].clone().boxed())]);
+        let difference = |sides: &[Node]| Node::Add(vec![sides[0].clone(), Node::Neg(sides[1].clone().boxed())]);
         let (a, b) = (difference(g), difference(p));
         let is_constant = |node: &Node| {
             let mut names = Vec::new();
@@ -67,9 +66,8 @@ impl Comparison<'_> {
         if self.proportional(&a, &b, op.is_order())? {
             return Ok(true);
         }
-        let has_fraction = |node: &Node| {
-            node.any(&|part| matches!(part, Node::Inverse(inner) if inner.has_variables()))
-        };
+        let has_fraction =
+            |node: &Node| node.any(&|part| matches!(part, Node::Inverse(inner) if inner.has_variables()));
         if op == Op::Eq && (has_fraction(&a) || has_fraction(&b)) {
             let (Some((a, _)), Some((b, _))) = (fraction(&a, 0), fraction(&b, 0)) else {
                 return Ok(false);
@@ -80,18 +78,16 @@ impl Comparison<'_> {
     }
 
     pub(super) fn proportional(&mut self, a: &Node, b: &Node, needs_positive: bool) -> Equal {
-        let residues: Option<Vec<_>> = (0..4)
-            .map(|point| modular::evaluate(a, point).zip(modular::evaluate(b, point)))
-            .collect();
+        let residues: Option<Vec<_>> =
+            (0..4).map(|point| modular::evaluate(a, point).zip(modular::evaluate(b, point))).collect();
         let mut is_settled = false;
         if let Some(residues) = residues {
             let (first_a, first_b) = residues[0];
             if residues.iter().all(|(a, b)| a.is_exact && b.is_exact) {
-                let is_proportional = residues.iter().all(|(a, b)| {
-                    modular::cross_equal(a.value, first_b.value, first_a.value, b.value)
-                });
-                let is_nonzero = residues.iter().any(|(a, _)| a.value != 0)
-                    && residues.iter().any(|(_, b)| b.value != 0);
+                let is_proportional =
+                    residues.iter().all(|(a, b)| modular::cross_equal(a.value, first_b.value, first_a.value, b.value));
+                let is_nonzero =
+                    residues.iter().any(|(a, _)| a.value != 0) && residues.iter().any(|(_, b)| b.value != 0);
                 if !is_proportional || !is_nonzero {
                     return Ok(false);
                 }
@@ -106,10 +102,7 @@ impl Comparison<'_> {
         let mut first: Option<(Complex, Complex)> = None;
         let mut agreed = 0;
         for point in 0..POINTS {
-            let (x, y) = match (
-                self.at_point(a, b, point, &p),
-                self.at_point(b, a, point, &p),
-            ) {
+            let (x, y) = match (self.at_point(a, b, point, &p), self.at_point(b, a, point, &p)) {
                 (Ok(x), Ok(y)) => (x, y),
                 (Err(Trouble::Timeout), _) | (_, Err(Trouble::Timeout)) => {
                     return Err(Trouble::Timeout);
@@ -146,15 +139,12 @@ impl Comparison<'_> {
 
 /// Whether a node only names something: `x`, `f(x)`, `AB`, `(x, y)`.
 pub(super) fn is_lone(node: &Node) -> bool {
-    let is_capital = |node: &Node| matches!(node, Node::Sym(name) if name.starts_with(|c: char| c.is_ascii_uppercase()));
+    let is_capital =
+        |node: &Node| matches!(node, Node::Sym(name) if name.starts_with(|c: char| c.is_ascii_uppercase()));
     match node {
         Node::Sym(_) | Node::Apply(..) => true,
         Node::Mul(items) => items.iter().all(is_capital),
-        Node::Group {
-            open: '(',
-            items,
-            close: ')',
-        } => items.iter().all(|item| matches!(item, Node::Sym(_))),
+        Node::Group { open: '(', items, close: ')' } => items.iter().all(|item| matches!(item, Node::Sym(_))),
         _ => false,
     }
 }
@@ -167,15 +157,8 @@ pub(super) fn equal_sides(node: &Node) -> Option<Vec<Node>> {
     if !ops.iter().all(|op| matches!(op, Op::Eq | Op::Approx)) {
         return None;
     }
-    let exact = ops
-        .iter()
-        .position(|op| *op == Op::Approx)
-        .map_or(sides.len(), |at| at + 1);
-    let exact = if exact == 1 && is_lone(&sides[0]) {
-        2
-    } else {
-        exact
-    };
+    let exact = ops.iter().position(|op| *op == Op::Approx).map_or(sides.len(), |at| at + 1);
+    let exact = if exact == 1 && is_lone(&sides[0]) { 2 } else { exact };
     Some(sides[..exact].to_vec())
 }
 
@@ -186,9 +169,7 @@ pub(super) fn assignment(node: &Node) -> Option<(Node, Node)> {
     if sides.len() < 2 || !is_lone(first) {
         // `5 = x`
         return match &sides[..] {
-            [value, name] if is_lone(name) && !value.has_variables() => {
-                Some((name.clone(), value.clone()))
-            }
+            [value, name] if is_lone(name) && !value.has_variables() => Some((name.clone(), value.clone())),
             _ => None,
         };
     }
@@ -224,18 +205,12 @@ pub(super) fn fraction(node: &Node, depth: usize) -> Option<(Node, Node)> {
             (den, num)
         }
         Node::Mul(items) if items.len() <= 12 => {
-            let parts: Vec<(Node, Node)> = items
-                .iter()
-                .map(|item| fraction(item, depth + 1))
-                .collect::<Option<_>>()?;
+            let parts: Vec<(Node, Node)> = items.iter().map(|item| fraction(item, depth + 1)).collect::<Option<_>>()?;
             let (nums, dens) = parts.into_iter().unzip();
             (Node::Mul(nums), Node::Mul(dens))
         }
         Node::Add(items) if items.len() <= 6 => {
-            let parts: Vec<(Node, Node)> = items
-                .iter()
-                .map(|item| fraction(item, depth + 1))
-                .collect::<Option<_>>()?;
+            let parts: Vec<(Node, Node)> = items.iter().map(|item| fraction(item, depth + 1)).collect::<Option<_>>()?;
             let mut dens: Vec<Node> = Vec::new();
             for (_, den) in &parts {
                 let is_one = matches!(den, Node::Num(value) if value.is_one())
@@ -247,11 +222,7 @@ pub(super) fn fraction(node: &Node, depth: usize) -> Option<(Node, Node)> {
             let terms = parts
                 .into_iter()
                 .map(|(num, den)| {
-                    Node::Mul(
-                        std::iter::once(num)
-                            .chain(dens.iter().filter(|other| **other != den).cloned())
-                            .collect(),
-                    )
+                    Node::Mul(std::iter::once(num).chain(dens.iter().filter(|other| **other != den).cloned()).collect())
                 })
                 .collect();
             dens.push(one());

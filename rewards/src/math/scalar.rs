@@ -23,21 +23,13 @@ impl Comparison<'_> {
                 if self.scalars(a, b)? {
                     return Ok(true);
                 }
-                return if self.policy.angle_units {
-                    self.radians(a, b)
-                } else {
-                    Ok(false)
-                };
+                return if self.policy.angle_units { self.radians(a, b) } else { Ok(false) };
             }
             (a, Node::Degrees(b)) => {
                 if self.scalars(a, b)? {
                     return Ok(true);
                 }
-                return if self.policy.angle_units {
-                    self.radians(b, a)
-                } else {
-                    Ok(false)
-                };
+                return if self.policy.angle_units { self.radians(b, a) } else { Ok(false) };
             }
             (Node::Percent(a), Node::Percent(b)) => return self.scalars_equal(a, b),
             (Node::Percent(a), b) => {
@@ -63,11 +55,7 @@ impl Comparison<'_> {
     }
 
     pub(super) fn radians(&mut self, degrees: &Node, radians: &Node) -> Equal {
-        let turned = Node::Mul(vec![
-            degrees.clone(),
-            Node::Pi,
-            Node::Inverse(Node::int(180).boxed()),
-        ]);
+        let turned = Node::Mul(vec![degrees.clone(), Node::Pi, Node::Inverse(Node::int(180).boxed())]);
         self.scalars_equal(&turned, radians)
     }
 
@@ -79,10 +67,7 @@ impl Comparison<'_> {
             self.method = Method::Numeric;
             return Ok(infinity_sign(g).is_some() && infinity_sign(g) == infinity_sign(p));
         }
-        let values = (
-            exact(g, self.limits, &self.clock),
-            exact(p, self.limits, &self.clock),
-        );
+        let values = (exact(g, self.limits, &self.clock), exact(p, self.limits, &self.clock));
         match values {
             (Ok(Some(a)), Ok(Some(b))) => {
                 let is_decimal = literal(g).is_some() || literal(p).is_some();
@@ -130,12 +115,8 @@ impl Comparison<'_> {
             return true;
         }
         let is_near = match (literal(g), literal(p)) {
-            (None, Some(shown)) if !a.is_finite_decimal() => {
-                self.shows_enough(&shown) && rounds_to(a, &shown)
-            }
-            (Some(shown), None) if !b.is_finite_decimal() => {
-                self.shows_enough(&shown) && rounds_to(b, &shown)
-            }
+            (None, Some(shown)) if !a.is_finite_decimal() => self.shows_enough(&shown) && rounds_to(a, &shown),
+            (Some(shown), None) if !b.is_finite_decimal() => self.shows_enough(&shown) && rounds_to(b, &shown),
             _ => false,
         };
         if is_near {
@@ -145,8 +126,7 @@ impl Comparison<'_> {
     }
 
     pub(super) fn shows_enough(&self, shown: &Shown) -> bool {
-        shown.significant >= self.policy.min_significant
-            || shown.places >= i64::from(self.policy.min_decimals)
+        shown.significant >= self.policy.min_significant || shown.places >= i64::from(self.policy.min_decimals)
     }
 
     /// Constants that are not rational: by balls at two precisions, and decimals by their digits.
@@ -181,9 +161,7 @@ impl Comparison<'_> {
         let mut trouble = Trouble::Imprecise;
         for bits in [256, 768, 4096] {
             let precision = Precision::new(bits);
-            let value = |node: &Node| {
-                Evaluator::new(&precision, Vec::new(), self.limits, &self.clock).value(node)
-            };
+            let value = |node: &Node| Evaluator::new(&precision, Vec::new(), self.limits, &self.clock).value(node);
             match (value(g), value(p)) {
                 (Ok(a), Ok(b)) => match same(&a, &b, &precision) {
                     Some(true) if bits >= 768 => return Ok(true),
@@ -215,11 +193,7 @@ impl Comparison<'_> {
             Err(Trouble::Timeout) => return Err(Trouble::Timeout),
             Err(_) => return Ok(None),
         };
-        Ok(if value.im.is_some() {
-            None
-        } else {
-            value.re.to_rational()
-        })
+        Ok(if value.im.is_some() { None } else { value.re.to_rational() })
     }
 
     /// Expressions in variables: residues at four points, then values at random points.
@@ -251,10 +225,7 @@ impl Comparison<'_> {
                     wide = Precision::new(bits);
                     &wide
                 };
-                match (
-                    self.at_point(g, p, point, precision),
-                    self.at_point(p, g, point, precision),
-                ) {
+                match (self.at_point(g, p, point, precision), self.at_point(p, g, point, precision)) {
                     (Ok(a), Ok(b)) => {
                         result = same(&a, &b, precision);
                         if result.is_some() {
@@ -281,21 +252,14 @@ impl Comparison<'_> {
     ///
     /// Points lie in (0.2, 3), later ones take either sign; where factorials and the like occur they
     /// are small positive integers.
-    pub(super) fn at_point(
-        &self,
-        node: &Node,
-        other: &Node,
-        point: u64,
-        p: &Precision,
-    ) -> Result<Complex, Trouble> {
+    pub(super) fn at_point(&self, node: &Node, other: &Node, point: u64, p: &Precision) -> Result<Complex, Trouble> {
         let mut names = Vec::new();
         node.variables(&mut names);
         other.variables(&mut names);
         names.sort();
         let is_discrete = |node: &Node| {
             node.any(&|part| {
-                matches!(part, Node::Call(func, _) if func.is_discrete())
-                    || matches!(part, Node::Series { .. })
+                matches!(part, Node::Call(func, _) if func.is_discrete()) || matches!(part, Node::Series { .. })
             })
         };
         let is_discrete = is_discrete(node) || is_discrete(other);
@@ -308,11 +272,7 @@ impl Comparison<'_> {
                     Rational::from(1 + (random % 12) as i64 + if index == 0 { 6 } else { 0 })
                 } else {
                     let size = 205 + (random % 2867) as i64;
-                    let sign = if point >= 6 && (random >> 40) % 2 == 1 {
-                        -1
-                    } else {
-                        1
-                    };
+                    let sign = if point >= 6 && (random >> 40) % 2 == 1 { -1 } else { 1 };
                     Rational::ratio(sign * size, 1024)
                 };
                 (name, Complex::real(Ball::rational(&value, p)))
@@ -351,28 +311,12 @@ pub(super) struct Shown {
 /// The decimal literal that a node is, scientific notation included.
 pub(super) fn literal(node: &Node) -> Option<Shown> {
     match node {
-        Node::Dec {
-            value,
-            places,
-            significant,
-        } => Some(Shown {
-            value: value.clone(),
-            places: i64::from(*places),
-            significant: *significant,
-        }),
-        Node::Neg(inner) => literal(inner).map(|shown| Shown {
-            value: shown.value.neg(),
-            ..shown
-        }),
+        Node::Dec { value, places, significant } => {
+            Some(Shown { value: value.clone(), places: i64::from(*places), significant: *significant })
+        }
+        Node::Neg(inner) => literal(inner).map(|shown| Shown { value: shown.value.neg(), ..shown }),
         Node::Mul(parts) => match &parts[..] {
-            [
-                Node::Dec {
-                    value,
-                    places,
-                    significant,
-                },
-                Node::Pow(base, exponent),
-            ] if **base == Node::int(10) => {
+            [Node::Dec { value, places, significant }, Node::Pow(base, exponent)] if **base == Node::int(10) => {
                 let exponent = match &**exponent {
                     Node::Num(value) => value.to_i64()?,
                     Node::Neg(inner) => match &**inner {
@@ -411,10 +355,7 @@ pub(super) fn within(gold: &Rational, pred: &Rational, tolerance: f64) -> bool {
     let Some(tolerance) = Rational::decimal(&format!("{tolerance:.15}")) else {
         return false;
     };
-    gold.sub(pred)
-        .abs()
-        .cmp(&gold.abs().mul(&tolerance))
-        .is_le()
+    gold.sub(pred).abs().cmp(&gold.abs().mul(&tolerance)).is_le()
 }
 
 pub(super) fn has_infinity(node: &Node) -> bool {

@@ -14,21 +14,12 @@ fn right(gold: &str, answer: &str) -> bool {
 
 /// The time limit is for production; a loaded test machine is not what these tests are about.
 fn patient() -> GradeConfig {
-    GradeConfig {
-        limits: Limits {
-            soft_millis: 5000,
-            ..Limits::default()
-        },
-        ..GradeConfig::default()
-    }
+    GradeConfig { limits: Limits { soft_millis: 5000, ..Limits::default() }, ..GradeConfig::default() }
 }
 
 fn check(gold: &str, answer: &str, expected: bool) {
     let verdict = grade(gold, &boxed(answer), &patient());
-    assert_eq!(
-        verdict.correct, expected,
-        "gold {gold}, answer {answer}: {verdict:?}"
-    );
+    assert_eq!(verdict.correct, expected, "gold {gold}, answer {answer}: {verdict:?}");
 }
 
 #[test]
@@ -125,36 +116,16 @@ fn collections_and_relations() {
         (r"\pm 3", "3", false),
         ("1,-2", "(1,-2)", false),
         ("x=1,y=-2", "(1,-2)", true),
-        (
-            r"\frac{-1\pm\sqrt{5}}{2}",
-            r"\frac{-1+\sqrt5}{2}, \frac{-1-\sqrt5}{2}",
-            true,
-        ),
+        (r"\frac{-1\pm\sqrt{5}}{2}", r"\frac{-1+\sqrt5}{2}, \frac{-1-\sqrt5}{2}", true),
         ("5", r"5\text{ or }6", false),
         (r"[0,1]\cup[1,2]", "[0,2]", true),
         (r"[0,1)\cup(1,2]", "[0,2]", false),
         ("[0,1)", r"0\le x<1", true),
-        (
-            r"(-\infty,1)\cup(1,\infty)",
-            r"\mathbb{R}\setminus\{1\}",
-            true,
-        ),
+        (r"(-\infty,1)\cup(1,\infty)", r"\mathbb{R}\setminus\{1\}", true),
         (r"[2,\infty)", r"[2,\infty]", true),
-        (
-            r"x\le -1 \text{ or } x\ge 2",
-            r"(-\infty,-1]\cup[2,\infty)",
-            true,
-        ),
-        (
-            r"\begin{pmatrix}1/2&0\\0&1/2\end{pmatrix}",
-            r"\frac12\begin{pmatrix}1&0\\0&1\end{pmatrix}",
-            true,
-        ),
-        (
-            r"\begin{pmatrix}1\\2\end{pmatrix}",
-            r"\begin{pmatrix}1&2\end{pmatrix}",
-            false,
-        ),
+        (r"x\le -1 \text{ or } x\ge 2", r"(-\infty,-1]\cup[2,\infty)", true),
+        (r"\begin{pmatrix}1/2&0\\0&1/2\end{pmatrix}", r"\frac12\begin{pmatrix}1&0\\0&1\end{pmatrix}", true),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}", false),
         ("3x+4y=12", "4y=12-3x", true),
         ("3x+4y=12", "3x-4y=12", false),
         ("5", "2x=10", false),
@@ -187,105 +158,26 @@ fn collections_and_relations() {
 
 #[test]
 fn policies_change_what_is_taken() {
-    let with = |policy: Policy, gold: &str, answer: &str| {
-        grade(
-            gold,
-            &boxed(answer),
-            &GradeConfig {
-                policy,
-                ..patient()
-            },
-        )
-    };
-    let strict = Policy {
-        units: Units::Strict,
-        ..Policy::default()
-    };
-    assert!(
-        with(Policy::default(), r"4\text{ hours}", r"4\text{ minutes}")
-            .flags
-            .contains(&Flag::UnitMismatch)
-    );
+    let with =
+        |policy: Policy, gold: &str, answer: &str| grade(gold, &boxed(answer), &GradeConfig { policy, ..patient() });
+    let strict = Policy { units: Units::Strict, ..Policy::default() };
+    assert!(with(Policy::default(), r"4\text{ hours}", r"4\text{ minutes}").flags.contains(&Flag::UnitMismatch));
     assert!(!with(strict.clone(), r"4\text{ hours}", r"4\text{ minutes}").correct);
     assert!(with(strict.clone(), r"35\text{ cm}", r"0.35\text{ m}").correct);
     assert!(!with(strict, r"5\text{ km}", r"5\text{ miles}").correct);
-    assert!(
-        with(
-            Policy {
-                angle_units: true,
-                ..Policy::default()
-            },
-            r"90^\circ",
-            r"\frac{\pi}{2}"
-        )
-        .correct
-    );
+    assert!(with(Policy { angle_units: true, ..Policy::default() }, r"90^\circ", r"\frac{\pi}{2}").correct);
     assert!(!with(Policy::default(), r"90^\circ", r"\frac{\pi}{2}").correct);
-    assert!(
-        with(
-            Policy {
-                rel_tol: Some(0.01),
-                ..Policy::default()
-            },
-            "9.8",
-            "9.81"
-        )
-        .correct
-    );
+    assert!(with(Policy { rel_tol: Some(0.01), ..Policy::default() }, "9.8", "9.81").correct);
     assert!(!with(Policy::default(), "9.8", "9.81").correct);
+    assert!(!with(Policy { percent_lenient: false, ..Policy::default() }, "25", "25\\%").correct);
+    assert!(with(Policy { rename_variables: true, ..Policy::default() }, "x^2+y", "a^2+b").correct);
     assert!(
-        !with(
-            Policy {
-                percent_lenient: false,
-                ..Policy::default()
-            },
-            "25",
-            "25\\%"
-        )
-        .correct
+        !with(Policy { vector_tuple: false, ..Policy::default() }, r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)")
+            .correct
     );
-    assert!(
-        with(
-            Policy {
-                rename_variables: true,
-                ..Policy::default()
-            },
-            "x^2+y",
-            "a^2+b"
-        )
-        .correct
-    );
-    assert!(
-        !with(
-            Policy {
-                vector_tuple: false,
-                ..Policy::default()
-            },
-            r"\begin{pmatrix}1\\2\end{pmatrix}",
-            "(1,2)"
-        )
-        .correct
-    );
-    assert!(
-        !with(
-            Policy {
-                base_value: false,
-                ..Policy::default()
-            },
-            "1011_2",
-            "11"
-        )
-        .correct
-    );
-    let rounded = Policy {
-        min_decimals: 4,
-        ..Policy::default()
-    };
-    assert!(
-        with(rounded, r"\frac13", "0.3333")
-            .flags
-            .contains(&Flag::Approximate)
-    );
+    assert!(!with(Policy { base_value: false, ..Policy::default() }, "1011_2", "11").correct);
+    let rounded = Policy { min_decimals: 4, ..Policy::default() };
+    assert!(with(rounded, r"\frac13", "0.3333").flags.contains(&Flag::Approximate));
 }
 
 #[test]
@@ -294,38 +186,16 @@ fn verdicts_say_why() {
     assert_eq!(verdict("1", "no idea").reason, Some(Reason::NoAnswer));
     assert_eq!(verdict("1", "<think> 1").flags, [Flag::TruncatedThink]);
     assert_eq!(verdict("1", r"\boxed{2}").reason, Some(Reason::Different));
+    assert_eq!(verdict("1", r"\boxed{1\text{ or }2}").reason, Some(Reason::Hedged));
+    assert_eq!(verdict("1", r"\boxed{\frac{1}}").reason, Some(Reason::Unparsable));
+    assert_eq!(verdict("1", r"\boxed{(1,2)}").reason, Some(Reason::TypeMismatch));
+    assert_eq!(verdict("1", r"\boxed{9^{9^{9^9}}}").reason, Some(Reason::TooLarge));
     assert_eq!(
-        verdict("1", r"\boxed{1\text{ or }2}").reason,
-        Some(Reason::Hedged)
-    );
-    assert_eq!(
-        verdict("1", r"\boxed{\frac{1}}").reason,
-        Some(Reason::Unparsable)
-    );
-    assert_eq!(
-        verdict("1", r"\boxed{(1,2)}").reason,
-        Some(Reason::TypeMismatch)
-    );
-    assert_eq!(
-        verdict("1", r"\boxed{9^{9^{9^9}}}").reason,
-        Some(Reason::TooLarge)
-    );
-    assert_eq!(
-        verdict(
-            "1",
-            &format!("\\boxed{{{}1{}}}", "\\sqrt{".repeat(500), "}".repeat(500))
-        )
-        .reason,
+        verdict("1", &format!("\\boxed{{{}1{}}}", "\\sqrt{".repeat(500), "}".repeat(500))).reason,
         Some(Reason::TooDeep)
     );
-    assert_eq!(
-        verdict(r"a \unknown b", r"\boxed{a+b}").flags,
-        [Flag::GoldUnparsable]
-    );
-    assert_eq!(
-        verdict("18", r"\boxed{18\text{ cm}}").flags,
-        [Flag::UnitDropped]
-    );
+    assert_eq!(verdict(r"a \unknown b", r"\boxed{a+b}").flags, [Flag::GoldUnparsable]);
+    assert_eq!(verdict("18", r"\boxed{18\text{ cm}}").flags, [Flag::UnitDropped]);
     assert_eq!(verdict("52_8", r"\boxed{52}").flags, [Flag::BaseDropped]);
     assert_eq!(verdict(r"\frac12", r"\boxed{0.5}").method, Method::Decimal);
 }
@@ -337,45 +207,13 @@ fn hostile_answers_are_refused_quickly() {
     let mut hostile: Vec<(String, String, Option<bool>)> = vec![
         ("1".into(), "x".repeat(1_000_000), Some(false)),
         ("1".into(), "\\boxed{1} ".repeat(100_000), Some(true)),
-        (
-            "1".into(),
-            format!("\\boxed{{{}", "{".repeat(1_000_000)),
-            Some(false),
-        ),
-        (
-            "1".into(),
-            format!("\\boxed{{{}}}", "9".repeat(1_000_000)),
-            Some(false),
-        ),
+        ("1".into(), format!("\\boxed{{{}", "{".repeat(1_000_000)), Some(false)),
+        ("1".into(), format!("\\boxed{{{}}}", "9".repeat(1_000_000)), Some(false)),
         ("1".into(), "$".repeat(1_000_000), Some(false)),
-        (
-            "18".into(),
-            format!("{}\\boxed{{18}}", "lorem ipsum ".repeat(90_000)),
-            Some(true),
-        ),
-        (
-            "1".into(),
-            format!(
-                "\\boxed{{{}1{}}}",
-                "\\frac{1}{1+".repeat(50_000),
-                "}".repeat(50_000)
-            ),
-            Some(false),
-        ),
-        (
-            "18".into(),
-            format!(
-                "\\boxed{{{}18{}}}",
-                "(".repeat(200_000),
-                ")".repeat(200_000)
-            ),
-            None,
-        ),
-        (
-            "200001".into(),
-            format!("\\boxed{{{}1}}", "1+".repeat(200_000)),
-            None,
-        ),
+        ("18".into(), format!("{}\\boxed{{18}}", "lorem ipsum ".repeat(90_000)), Some(true)),
+        ("1".into(), format!("\\boxed{{{}1{}}}", "\\frac{1}{1+".repeat(50_000), "}".repeat(50_000)), Some(false)),
+        ("18".into(), format!("\\boxed{{{}18{}}}", "(".repeat(200_000), ")".repeat(200_000)), None),
+        ("200001".into(), format!("\\boxed{{{}1}}", "1+".repeat(200_000)), None),
     ];
     for answer in [
         "(10^{10})!".to_string(),
@@ -408,28 +246,13 @@ fn hostile_answers_are_refused_quickly() {
         "9".repeat(4000),
         format!("0.{}", "1".repeat(4000)),
         r"(1,2)\setminus".repeat(300) + "(1,2)",
-        (1..700)
-            .map(|n| format!("\\sqrt{{{n}}}"))
-            .collect::<Vec<_>>()
-            .join(","),
+        (1..700).map(|n| format!("\\sqrt{{{n}}}")).collect::<Vec<_>>().join(","),
     ] {
-        for gold in [
-            "18",
-            "x^2+1",
-            r"\sqrt{2}",
-            "(1,2)",
-            "1,2,3",
-            r"(0,1)\cup(2,3)",
-            "x+y=1",
-        ] {
+        for gold in ["18", "x^2+1", r"\sqrt{2}", "(1,2)", "1,2,3", r"(0,1)\cup(2,3)", "x+y=1"] {
             hostile.push((gold.into(), format!("\\boxed{{{answer}}}"), None));
         }
         hostile.push((answer.clone(), format!("\\boxed{{{answer}}}"), None));
-        hostile.push((
-            answer.clone(),
-            format!("\\boxed{{{answer}+1}}"),
-            Some(false),
-        ));
+        hostile.push((answer.clone(), format!("\\boxed{{{answer}+1}}"), Some(false)));
     }
     let config = GradeConfig::default();
     for (gold, completion, expected) in hostile {
@@ -437,16 +260,9 @@ fn hostile_answers_are_refused_quickly() {
         let verdict = grade(&gold, &completion, &config);
         let taken = start.elapsed();
         let shown: String = completion.chars().take(60).collect();
-        assert!(
-            taken < Duration::from_millis(1500),
-            "{taken:?} for gold {gold:.60}, {shown}: {:?}",
-            verdict.reason
-        );
+        assert!(taken < Duration::from_millis(1500), "{taken:?} for gold {gold:.60}, {shown}: {:?}", verdict.reason);
         if let Some(expected) = expected {
-            assert_eq!(
-                verdict.correct, expected,
-                "gold {gold:.60}, {shown}: {verdict:?}"
-            );
+            assert_eq!(verdict.correct, expected, "gold {gold:.60}, {shown}: {verdict:?}");
         }
     }
 }
@@ -465,8 +281,7 @@ fn answer() -> impl Strategy<Value = String> {
     leaf.prop_recursive(3, 16, 3, |inner| {
         let pair = (inner.clone(), inner.clone());
         prop_oneof![
-            pair.clone()
-                .prop_map(|(a, b)| format!("\\frac{{{a}}}{{{b}}}")),
+            pair.clone().prop_map(|(a, b)| format!("\\frac{{{a}}}{{{b}}}")),
             pair.clone().prop_map(|(a, b)| format!("({a})+({b})")),
             pair.clone().prop_map(|(a, b)| format!("({a})\\cdot({b})")),
             pair.clone().prop_map(|(a, b)| format!("({a})-({b})")),

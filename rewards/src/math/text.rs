@@ -2,14 +2,12 @@
 
 /// Words of two to four letters that are words and not products of letters.
 const SHORT_WORDS: &[&str] = &[
-    "no", "on", "is", "it", "to", "of", "up", "go", "so", "we", "he", "me", "my", "by", "at", "if",
-    "do", "us", "am", "pm", "yes", "odd", "even", "east", "west", "true", "none", "blue", "red",
-    "all", "one", "two", "six", "ten", "four", "five", "nine", "zero", "both", "left", "up",
-    "down", "dne", "nan", "inf", "null", "south", "north", "not", "the", "are", "for", "can",
-    "mon", "tue", "wed", "thu", "fri", "sat", "sun", "cone", "line", "cube", "kite", "rows",
-    "never", "May", "June", "July", "mary", "dog", "cat", "tie", "win", "lose", "real", "any",
-    "less", "more", "same", "equal", "white", "black", "green", "pink", "gray", "gold", "each",
-    "you", "that", "this",
+    "no", "on", "is", "it", "to", "of", "up", "go", "so", "we", "he", "me", "my", "by", "at", "if", "do", "us", "am",
+    "pm", "yes", "odd", "even", "east", "west", "true", "none", "blue", "red", "all", "one", "two", "six", "ten",
+    "four", "five", "nine", "zero", "both", "left", "up", "down", "dne", "nan", "inf", "null", "south", "north", "not",
+    "the", "are", "for", "can", "mon", "tue", "wed", "thu", "fri", "sat", "sun", "cone", "line", "cube", "kite",
+    "rows", "never", "May", "June", "July", "mary", "dog", "cat", "tie", "win", "lose", "real", "any", "less", "more",
+    "same", "equal", "white", "black", "green", "pink", "gray", "gold", "each", "you", "that", "this",
 ];
 
 /// Whether a run of two to four letters is a word.
@@ -25,9 +23,7 @@ pub(crate) fn is_word(run: &str) -> bool {
 pub(crate) fn looks_like_word(run: &str) -> bool {
     let lower = run.to_lowercase();
     let has_vowel = lower.contains(['a', 'e', 'i', 'o', 'u', 'y']);
-    let has_consonant = lower
-        .chars()
-        .any(|c| c.is_alphabetic() && !"aeiou".contains(c));
+    let has_consonant = lower.chars().any(|c| c.is_alphabetic() && !"aeiou".contains(c));
     lower.len() >= 3 && has_vowel && has_consonant
 }
 
@@ -40,9 +36,7 @@ pub(crate) fn normal(raw: &str) -> String {
     let is_formula = raw.contains("\\frac") || raw.contains("\\sqrt") || raw.contains(['^', '_']);
     while let Some(c) = rest.chars().next() {
         if c == '\\' {
-            let name_length = rest[1..]
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(rest.len() - 1);
+            let name_length = rest[1..].find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len() - 1);
             let name = &rest[1..1 + name_length];
             if name.is_empty() {
                 let skipped = rest[1..].chars().next().map_or(0, char::len_utf8);
@@ -89,28 +83,16 @@ pub(crate) fn normal(raw: &str) -> String {
         }
         rest = &rest[c.len_utf8()..];
     }
-    let trimmed = plain
-        .trim()
-        .trim_end_matches(['.', ',', ';', ':', '!', '。'])
-        .trim_matches(['"', '\'', '“', '”']);
+    let trimmed = plain.trim().trim_end_matches(['.', ',', ';', ':', '!', '。']).trim_matches(['"', '\'', '“', '”']);
     let all: Vec<&str> = trimmed.split_whitespace().collect();
     // `a` before a word is an article; alone or in a list it is a letter.
     let is_article = |at: usize| match all[at] {
         "the" => true,
-        "a" | "an" => all
-            .get(at + 1)
-            .is_some_and(|next| next.len() > 1 && !matches!(*next, "and" | "or")),
+        "a" | "an" => all.get(at + 1).is_some_and(|next| next.len() > 1 && !matches!(*next, "and" | "or")),
         _ => false,
     };
-    let words: Vec<&str> = (0..all.len())
-        .filter(|at| !is_article(*at))
-        .map(|at| all[at])
-        .collect();
-    let joined = if words.is_empty() {
-        trimmed.to_string()
-    } else {
-        words.join(" ")
-    };
+    let words: Vec<&str> = (0..all.len()).filter(|at| !is_article(*at)).map(|at| all[at]).collect();
+    let joined = if words.is_empty() { trimmed.to_string() } else { words.join(" ") };
     synonym(&joined).map_or(joined, str::to_string)
 }
 
@@ -136,10 +118,9 @@ fn synonym(text: &str) -> Option<&'static str> {
         | "nosuchnumbersexist" => "no solution",
         "dne" | "doesnotexist" | "doesn'texist" | "limitdoesnotexist" => "does not exist",
         "undefined" | "notdefined" | "undef" | "isundefined" => "undefined",
-        "infinitelymany"
-        | "infinitelymanysolutions"
-        | "infinitemanysolutions"
-        | "infinitenumberofsolutions" => "infinitely many",
+        "infinitelymany" | "infinitelymanysolutions" | "infinitemanysolutions" | "infinitenumberofsolutions" => {
+            "infinitely many"
+        }
         "t" | "true" => "true",
         "f" | "false" => "false",
         _ => return None,
@@ -185,27 +166,16 @@ pub(crate) fn choice(raw: &str) -> Option<Choice> {
     let after = &body[1..];
     let trimmed = after.trim_start();
     let mark = trimmed.chars().next();
-    let is_marked = if was_open {
-        mark == Some(')')
-    } else {
-        matches!(mark, Some(')' | '.' | ':'))
-    };
+    let is_marked = if was_open { mark == Some(')') } else { matches!(mark, Some(')' | '.' | ':')) };
     let rest = if is_marked { &trimmed[1..] } else { trimmed };
     // What follows the mark is the choice's value, set off by a space; anything closer is a formula.
     let is_value = is_marked
         && rest.starts_with(char::is_whitespace)
-        && rest
-            .trim_start()
-            .starts_with(|c: char| c.is_alphanumeric() || "\\$".contains(c));
+        && rest.trim_start().starts_with(|c: char| c.is_alphanumeric() || "\\$".contains(c));
     let is_alone = rest.trim().trim_end_matches('.').is_empty();
-    let is_choice = if was_open {
-        is_marked
-    } else {
-        is_marked || after.trim().is_empty()
-    };
+    let is_choice = if was_open { is_marked } else { is_marked || after.trim().is_empty() };
     let letter = letter.to_ascii_uppercase();
-    (is_choice && (is_alone || is_value) && ('A'..='J').contains(&letter))
-        .then_some(Choice { letter, is_alone })
+    (is_choice && (is_alone || is_value) && ('A'..='J').contains(&letter)).then_some(Choice { letter, is_alone })
 }
 
 fn normal_keeping_case(raw: &str) -> String {
@@ -234,9 +204,7 @@ fn normal_keeping_case(raw: &str) -> String {
 
 /// A time of day in hours and minutes, and whether it says before or after noon.
 pub(crate) fn time(raw: &str) -> Option<(String, Option<bool>)> {
-    let plain = normal_keeping_case(raw)
-        .to_lowercase()
-        .replace(['.', ' '], "");
+    let plain = normal_keeping_case(raw).to_lowercase().replace(['.', ' '], "");
     let (body, half) = match plain.strip_suffix("am") {
         Some(body) => (body, Some(false)),
         None => match plain.strip_suffix("pm") {
@@ -246,9 +214,7 @@ pub(crate) fn time(raw: &str) -> Option<(String, Option<bool>)> {
     };
     let (hours, minutes) = body.split_once(':')?;
     let is_time = (1..=2).contains(&hours.len())
-        && minutes
-            .split(':')
-            .all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
+        && minutes.split(':').all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
         && hours.bytes().all(|byte| byte.is_ascii_digit())
         && minutes.as_bytes()[0] < b'6';
     is_time.then(|| (format!("{}:{minutes}", hours.trim_start_matches('0')), half))
@@ -282,9 +248,7 @@ pub(crate) fn number(raw: &str) -> Option<i64> {
         "eighteen",
         "nineteen",
     ];
-    const TENS: [&str; 8] = [
-        "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-    ];
+    const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
     let (mut total, mut group, mut seen) = (0i64, 0i64, false);
     for word in text.split_whitespace() {
         if word == "and" && seen {
@@ -324,26 +288,12 @@ mod tests {
 
     #[test]
     fn choices() {
-        for text in [
-            "C",
-            "(C)",
-            r"\text{(C)}",
-            "C)",
-            r"\textbf{(C) }",
-            "c",
-            r"\text{(C) } 12",
-            "C. 12",
-            r"\mathrm{(C)}",
-        ] {
-            assert_eq!(
-                choice(text).map(|choice| choice.letter),
-                Some('C'),
-                "{text}"
-            );
+        for text in
+            ["C", "(C)", r"\text{(C)}", "C)", r"\textbf{(C) }", "c", r"\text{(C) } 12", "C. 12", r"\mathrm{(C)}"]
+        {
+            assert_eq!(choice(text).map(|choice| choice.letter), Some('C'), "{text}");
         }
-        for text in [
-            "x", "Cat", "C+1", "12", "", "(C", "CD", "C_2", "a.b", "(C)+1", "(C)(D)", "(a) + b",
-        ] {
+        for text in ["x", "Cat", "C+1", "12", "", "(C", "CD", "C_2", "a.b", "(C)+1", "(C)(D)", "(a) + b"] {
             assert_eq!(choice(text), None, "{text}");
         }
     }

@@ -56,11 +56,7 @@ pub(crate) struct Tokens {
 /// Reads `text` into tokens.
 pub(crate) fn tokenise(text: &str, commas: Commas) -> Tokens {
     let mut reader = Reader {
-        out: Tokens {
-            list: Vec::new(),
-            is_comma_ambiguous: false,
-            has_currency: false,
-        },
+        out: Tokens { list: Vec::new(), is_comma_ambiguous: false, has_currency: false },
         spaced: false,
         depth: 0,
         commas,
@@ -84,10 +80,7 @@ impl Reader {
             Tok::Ch(')' | ']') | Tok::SetClose => self.depth = self.depth.saturating_sub(1),
             _ => {}
         }
-        self.out.list.push(Token {
-            tok,
-            spaced: std::mem::take(&mut self.spaced),
-        });
+        self.out.list.push(Token { tok, spaced: std::mem::take(&mut self.spaced) });
     }
 
     pub(super) fn symbol(&mut self, name: &str) {
@@ -106,10 +99,7 @@ impl Reader {
                 '-' => self.push(Tok::Ch('-')),
                 'n' => self.symbol("n"),
                 digit => match self.out.list.last_mut() {
-                    Some(Token {
-                        tok: Tok::Num(number),
-                        ..
-                    }) => number.push(digit),
+                    Some(Token { tok: Tok::Num(number), .. }) => number.push(digit),
                     _ => self.push(Tok::Num(digit.to_string())),
                 },
             }
@@ -121,33 +111,18 @@ impl Reader {
         let mut at = 0;
         while at < text.len() {
             let rest = &text[at..];
-            let c = rest
-                .chars()
-                .next()
-                .expect("`at` lies on a character boundary before the end");
+            let c = rest.chars().next().expect("`at` lies on a character boundary before the end");
             at += match c {
                 '\\' => self.read_command(rest, nesting),
-                c if is_digit(c) || (c == '.' && rest[1..].starts_with(is_digit)) => {
-                    self.read_number(rest)
-                }
+                c if is_digit(c) || (c == '.' && rest[1..].starts_with(is_digit)) => self.read_number(rest),
                 c if c.is_ascii_alphabetic() => self.read_letters(rest),
                 c if superscript(c).is_some() => {
-                    let run: Vec<char> = rest
-                        .chars()
-                        .take_while(|c| superscript(*c).is_some())
-                        .collect();
-                    self.power(
-                        &run.iter()
-                            .filter_map(|c| superscript(*c))
-                            .collect::<String>(),
-                    );
+                    let run: Vec<char> = rest.chars().take_while(|c| superscript(*c).is_some()).collect();
+                    self.power(&run.iter().filter_map(|c| superscript(*c)).collect::<String>());
                     run.iter().map(|c| c.len_utf8()).sum()
                 }
                 c if subscript(c).is_some() => {
-                    let run: Vec<char> = rest
-                        .chars()
-                        .take_while(|c| subscript(*c).is_some())
-                        .collect();
+                    let run: Vec<char> = rest.chars().take_while(|c| subscript(*c).is_some()).collect();
                     self.push(Tok::Ch('_'));
                     self.push(Tok::Num(run.iter().filter_map(|c| subscript(*c)).collect()));
                     run.iter().map(|c| c.len_utf8()).sum()
@@ -161,21 +136,17 @@ impl Reader {
     }
 
     pub(super) fn read_letters(&mut self, rest: &str) -> usize {
-        let end = rest
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
         let word = &rest[..end];
         // `x_max`, `pix`: a function name inside a run is not looked for; a lone letter stands for itself.
         if word.len() == 1 {
             self.symbol(word);
             return 1;
         }
-        if let Some(name) = [
-            "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "abs", "arctan", "arcsin", "arccos",
-            "frac", "pi",
-        ]
-        .iter()
-        .find(|name| word == **name)
+        if let Some(name) =
+            ["sqrt", "sin", "cos", "tan", "log", "ln", "exp", "abs", "arctan", "arcsin", "arccos", "frac", "pi"]
+                .iter()
+                .find(|name| word == **name)
         {
             self.command(name);
             return name.len();
@@ -233,8 +204,7 @@ impl Reader {
                 number.extend(bytes[at + 1..end].iter().map(|c| ascii_digit(*c)));
                 at = end;
                 // Groups of three after the point: `3.141\,592`.
-                while let Some((group, false)) = group_mark(&bytes, at).filter(|_| number.len() > 3)
-                {
+                while let Some((group, false)) = group_mark(&bytes, at).filter(|_| number.len() > 3) {
                     if bytes.get(at) != Some(&'\\') || digits(group) < group + 3 {
                         break;
                     }
@@ -250,8 +220,8 @@ impl Reader {
         if matches!(bytes.get(at), Some('e' | 'E')) {
             let sign = usize::from(matches!(bytes.get(at + 1), Some('-' | '+')));
             let end = digits(at + 1 + sign);
-            let is_exponent = end > at + 1 + sign
-                && !matches!(bytes.get(end), Some(c) if c.is_ascii_alphabetic() || *c == '_');
+            let is_exponent =
+                end > at + 1 + sign && !matches!(bytes.get(end), Some(c) if c.is_ascii_alphabetic() || *c == '_');
             if is_exponent {
                 self.command("cdot");
                 self.push(Tok::Num("10".into()));
@@ -265,24 +235,17 @@ impl Reader {
 
     pub(super) fn read_other(&mut self, c: char, rest: &str) {
         match c {
-            c if c.is_whitespace() || is_invisible(c) => {
-                self.spaced = self.spaced || c.is_whitespace()
-            }
+            c if c.is_whitespace() || is_invisible(c) => self.spaced = self.spaced || c.is_whitespace(),
             '~' => self.spaced = true,
             '$' | '€' | '£' | '¥' => {
                 self.out.has_currency = true;
                 self.spaced = true;
             }
-            '{' | '}' | '+' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '|' | ',' | ';'
-            | ':' | '=' | '<' | '>' | '!' | '&' | '%' => {
+            '{' | '}' | '+' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '|' | ',' | ';' | ':' | '=' | '<'
+            | '>' | '!' | '&' | '%' => {
                 let tok = match c {
                     '*' if rest.starts_with("**") => '^',
-                    '*' if self
-                        .out
-                        .list
-                        .last()
-                        .is_some_and(|last| last.tok == Tok::Ch('^')) =>
-                    {
+                    '*' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('^')) => {
                         return;
                     }
                     '!' if rest.starts_with("!=") => return self.command("ne"),
@@ -291,32 +254,14 @@ impl Reader {
                     {
                         return;
                     }
-                    '=' if self
-                        .out
-                        .list
-                        .last()
-                        .is_some_and(|last| last.tok == Tok::Ch('='))
-                        && !self.spaced =>
-                    {
+                    '=' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('=')) && !self.spaced => {
                         return;
                     }
-                    '=' if self
-                        .out
-                        .list
-                        .last()
-                        .is_some_and(|last| last.tok == Tok::Ch('<'))
-                        && !self.spaced =>
-                    {
+                    '=' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('<')) && !self.spaced => {
                         self.out.list.pop();
                         return self.command("le");
                     }
-                    '=' if self
-                        .out
-                        .list
-                        .last()
-                        .is_some_and(|last| last.tok == Tok::Ch('>'))
-                        && !self.spaced =>
-                    {
+                    '=' if self.out.list.last().is_some_and(|last| last.tok == Tok::Ch('>')) && !self.spaced => {
                         self.out.list.pop();
                         return self.command("ge");
                     }
@@ -388,10 +333,7 @@ impl Reader {
                 match greek(c) {
                     Some(name) => self.symbol(name),
                     None if c.is_alphabetic() => match self.out.list.last_mut() {
-                        Some(Token {
-                            tok: Tok::Text(text),
-                            ..
-                        }) if !self.spaced => text.push(c),
+                        Some(Token { tok: Tok::Text(text), .. }) if !self.spaced => text.push(c),
                         _ => self.push(Tok::Text(c.to_string())),
                     },
                     None => self.command(&format!("unknown {c}")),
@@ -413,11 +355,7 @@ impl Reader {
 /// The marks that may stand between groups of three digits: where the group starts, and whether the
 /// mark is a plain comma.
 fn group_mark(text: &[char], at: usize) -> Option<(usize, bool)> {
-    let has = |mark: &str| {
-        mark.chars()
-            .enumerate()
-            .all(|(offset, c)| text.get(at + offset) == Some(&c))
-    };
+    let has = |mark: &str| mark.chars().enumerate().all(|(offset, c)| text.get(at + offset) == Some(&c));
     for mark in ["{,}", ",\\! ", ",\\!", "\\,", "\\ ", "{\\,}", "\\;", "\\:"] {
         if has(mark) {
             return Some((at + mark.chars().count(), false));
@@ -435,11 +373,7 @@ pub(super) fn is_digit(c: char) -> bool {
 }
 
 fn ascii_digit(c: char) -> char {
-    if ('０'..='９').contains(&c) {
-        char::from(b'0' + (c as u32 - '０' as u32) as u8)
-    } else {
-        c
-    }
+    if ('０'..='９').contains(&c) { char::from(b'0' + (c as u32 - '０' as u32) as u8) } else { c }
 }
 
 fn is_invisible(c: char) -> bool {
@@ -451,20 +385,12 @@ fn superscript(c: char) -> Option<char> {
     match c {
         '⁻' => Some('-'),
         'ⁿ' => Some('n'),
-        c => "⁰¹²³⁴⁵⁶⁷⁸⁹"
-            .chars()
-            .zip('0'..='9')
-            .find(|(mark, _)| *mark == c)
-            .map(|(_, digit)| digit),
+        c => "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().zip('0'..='9').find(|(mark, _)| *mark == c).map(|(_, digit)| digit),
     }
 }
 
 fn subscript(c: char) -> Option<char> {
-    "₀₁₂₃₄₅₆₇₈₉"
-        .chars()
-        .zip('0'..='9')
-        .find(|(mark, _)| *mark == c)
-        .map(|(_, digit)| digit)
+    "₀₁₂₃₄₅₆₇₈₉".chars().zip('0'..='9').find(|(mark, _)| *mark == c).map(|(_, digit)| digit)
 }
 
 fn vulgar_fraction(c: char) -> Option<(&'static str, &'static str)> {
@@ -528,8 +454,5 @@ pub(super) const GREEK: &[(char, &str)] = &[
 ];
 
 fn greek(c: char) -> Option<&'static str> {
-    GREEK
-        .iter()
-        .find(|(letter, _)| *letter == c)
-        .map(|(_, name)| *name)
+    GREEK.iter().find(|(letter, _)| *letter == c).map(|(_, name)| *name)
 }

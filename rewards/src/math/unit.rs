@@ -3,9 +3,7 @@
 use super::token::{Tok, Token};
 
 /// Letters that are units when they stand upright after a number.
-const LETTER_UNITS: &[&str] = &[
-    "m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "K", "C", "F", "A", "T",
-];
+const LETTER_UNITS: &[&str] = &["m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "K", "C", "F", "A", "T"];
 
 /// Units with their dimension and size in it. A dimension of `#` counts things and converts to none.
 const UNITS: &[(&str, &str, f64)] = &[
@@ -87,9 +85,8 @@ const UNITS: &[(&str, &str, f64)] = &[
 
 /// Words of three letters or more that are values or connect them, and so are never decoration.
 const NOT_UNITS: &[&str] = &[
-    "and", "or", "not", "sin", "cos", "tan", "log", "exp", "mod", "max", "min", "gcd", "lcm",
-    "where", "for", "with", "when", "if", "times", "plus", "minus", "divided", "over", "choose",
-    "none", "only",
+    "and", "or", "not", "sin", "cos", "tan", "log", "exp", "mod", "max", "min", "gcd", "lcm", "where", "for", "with",
+    "when", "if", "times", "plus", "minus", "divided", "over", "choose", "none", "only",
 ];
 
 /// What was taken off an answer's end.
@@ -129,8 +126,7 @@ pub(crate) fn is_letter_unit(text: &str) -> bool {
 fn known(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     UNITS.iter().any(|(name, _, _)| {
-        *name == word
-            || (name.len() > 1 && (*name == lower || lower.strip_suffix('s') == Some(name)))
+        *name == word || (name.len() > 1 && (*name == lower || lower.strip_suffix('s') == Some(name)))
     })
 }
 
@@ -143,10 +139,7 @@ fn singular(word: &str) -> String {
         "feet" => "foot".into(),
         "inches" => "inch".into(),
         "people" | "persons" => "person".into(),
-        _ => lower
-            .strip_suffix('s')
-            .filter(|word| word.len() > 2)
-            .map_or(lower.clone(), str::to_string),
+        _ => lower.strip_suffix('s').filter(|word| word.len() > 2).map_or(lower.clone(), str::to_string),
     }
 }
 
@@ -160,15 +153,7 @@ pub(crate) fn strip<'a>(tokens: &'a [Token], gold_symbols: &[String]) -> (&'a [T
         names.push(name);
         tokens = &tokens[..at];
     }
-    if !names.is_empty()
-        && matches!(
-            tokens.last(),
-            Some(Token {
-                tok: Tok::Ch(',' | ';'),
-                ..
-            })
-        )
-    {
+    if !names.is_empty() && matches!(tokens.last(), Some(Token { tok: Tok::Ch(',' | ';'), .. })) {
         // Words after a separator are an item of their own.
         return (whole, Unit::default());
     }
@@ -180,23 +165,11 @@ pub(crate) fn strip<'a>(tokens: &'a [Token], gold_symbols: &[String]) -> (&'a [T
         return (whole, Unit::default());
     }
     names.reverse();
-    (
-        tokens,
-        Unit {
-            name: names.join(" "),
-        },
-    )
+    (tokens, Unit { name: names.join(" ") })
 }
 
 fn without_final_stop(mut tokens: &[Token]) -> &[Token] {
-    while let Some((
-        Token {
-            tok: Tok::Ch('.' | ',' | ';' | ':'),
-            ..
-        },
-        rest,
-    )) = tokens.split_last()
-    {
+    while let Some((Token { tok: Tok::Ch('.' | ',' | ';' | ':'), .. }, rest)) = tokens.split_last() {
         tokens = rest;
     }
     tokens
@@ -204,27 +177,15 @@ fn without_final_stop(mut tokens: &[Token]) -> &[Token] {
 
 /// The unit word at the end with its power, and where it starts.
 fn last_unit(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String)> {
-    let tok = |back: usize| {
-        tokens
-            .len()
-            .checked_sub(back)
-            .and_then(|at| tokens.get(at))
-            .map(|token| &token.tok)
-    };
+    let tok = |back: usize| tokens.len().checked_sub(back).and_then(|at| tokens.get(at)).map(|token| &token.tok);
     // `cm^2`, `cm^{2}`, `/ h`
     let (mut end, mut power) = (tokens.len(), String::new());
     match (tok(3), tok(2), tok(1)) {
-        (
-            Some(Tok::Text(_) | Tok::Word(_) | Tok::Sym(_)),
-            Some(Tok::Ch('^')),
-            Some(Tok::Num(digits)),
-        ) => {
+        (Some(Tok::Text(_) | Tok::Word(_) | Tok::Sym(_)), Some(Tok::Ch('^')), Some(Tok::Num(digits))) => {
             end -= 2;
             power = format!("^{digits}");
         }
-        (Some(Tok::Ch('{')), Some(Tok::Num(digits)), Some(Tok::Ch('}')))
-            if tok(4) == Some(&Tok::Ch('^')) =>
-        {
+        (Some(Tok::Ch('{')), Some(Tok::Num(digits)), Some(Tok::Ch('}'))) if tok(4) == Some(&Tok::Ch('^')) => {
             end -= 4;
             power = format!("^{digits}");
         }
@@ -237,10 +198,7 @@ fn last_unit(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String
     let mut start = at;
     if before == Some(&Tok::Ch('/'))
         && at >= 2
-        && matches!(
-            tokens[at - 2].tok,
-            Tok::Text(_) | Tok::Word(_) | Tok::Sym(_)
-        )
+        && matches!(tokens[at - 2].tok, Tok::Text(_) | Tok::Word(_) | Tok::Sym(_))
     {
         start -= 1;
     }
@@ -248,19 +206,14 @@ fn last_unit(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String
         _ if is_first => return None,
         Tok::Text(text) => {
             let text = text.trim();
-            let is_decoration = !text
-                .chars()
-                .any(|c| c.is_ascii_digit() || "=<>\\".contains(c))
+            let is_decoration = !text.chars().any(|c| c.is_ascii_digit() || "=<>\\".contains(c))
                 && !text
                     .split(|c: char| !c.is_alphabetic())
                     .any(|word| NOT_UNITS.contains(&word.to_lowercase().as_str()));
             if !is_decoration {
                 return None;
             }
-            text.split_whitespace()
-                .map(singular)
-                .collect::<Vec<_>>()
-                .join(" ")
+            text.split_whitespace().map(singular).collect::<Vec<_>>().join(" ")
         }
         Tok::Word(word) => {
             let is_unit = known(word)
@@ -285,17 +238,12 @@ fn last_unit(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String
         }
         _ => return None,
     };
-    Some((
-        start,
-        format!("{}{name}{power}", if start < at { "/" } else { "" }),
-    ))
+    Some((start, format!("{}{name}{power}", if start < at { "/" } else { "" })))
 }
 
 /// Whether the tokens can stand alone: not empty, not ending in an operator.
 fn is_complete(tokens: &[Token]) -> bool {
-    let has_value = tokens
-        .iter()
-        .any(|token| matches!(token.tok, Tok::Num(_) | Tok::Sym(_) | Tok::Cmd(_)));
+    let has_value = tokens.iter().any(|token| matches!(token.tok, Tok::Num(_) | Tok::Sym(_) | Tok::Cmd(_)));
     let ends_well = match tokens.last().map(|token| &token.tok) {
         None => false,
         Some(Tok::Ch(c)) => ")]}!%|'".contains(*c),

@@ -50,11 +50,8 @@ impl Default for FormatConfig {
 
 impl RewardSection for FormatConfig {
     fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
-        let bad = |key: &str, value: String, fix: String| ConfigError::BadValue {
-            key: format!("format.{key}"),
-            value,
-            fix,
-        };
+        let bad =
+            |key: &str, value: String, fix: String| ConfigError::BadValue { key: format!("format.{key}"), value, fix };
         for (key, alpha) in [
             ("alpha_think", self.alpha_think),
             ("alpha_answer", self.alpha_answer),
@@ -65,16 +62,9 @@ impl RewardSection for FormatConfig {
                 return Err(bad(key, alpha.to_string(), "give a finite number".into()));
             }
         }
-        for (key, tag) in [
-            ("think_tag", &self.think_tag),
-            ("answer_tag", &self.answer_tag),
-        ] {
+        for (key, tag) in [("think_tag", &self.think_tag), ("answer_tag", &self.answer_tag)] {
             if tag.is_empty() {
-                return Err(bad(
-                    key,
-                    tag.clone(),
-                    "give the tag's name, without brackets".into(),
-                ));
+                return Err(bad(key, tag.clone(), "give the tag's name, without brackets".into()));
             }
         }
         let pattern = match &self.pattern {
@@ -82,21 +72,12 @@ impl RewardSection for FormatConfig {
                 bad(
                     "pattern",
                     pattern.clone(),
-                    error
-                        .to_string()
-                        .lines()
-                        .last()
-                        .unwrap_or("not a regular expression")
-                        .trim()
-                        .into(),
+                    error.to_string().lines().last().unwrap_or("not a regular expression").trim().into(),
                 )
             })?),
             None => None,
         };
-        Ok(Box::new(Format {
-            config: self.clone(),
-            pattern,
-        }))
+        Ok(Box::new(Format { config: self.clone(), pattern }))
     }
 }
 
@@ -120,12 +101,8 @@ impl PerItem for Format {
             &item.completion
         };
         let (think, answer) = indicators(text, &config.think_tag, &config.answer_tag);
-        let boxed =
-            config.alpha_boxed != 0.0 && last_box(text).is_some_and(|found| found.is_closed);
-        let found = self
-            .pattern
-            .as_ref()
-            .is_some_and(|pattern| pattern.is_match(&item.completion));
+        let boxed = config.alpha_boxed != 0.0 && last_box(text).is_some_and(|found| found.is_closed);
+        let found = self.pattern.as_ref().is_some_and(|pattern| pattern.is_match(&item.completion));
         Ok(config.alpha_think * f64::from(u8::from(think))
             + config.alpha_answer * f64::from(u8::from(answer))
             + config.alpha_boxed * f64::from(u8::from(boxed))
@@ -166,24 +143,14 @@ mod tests {
     use super::*;
 
     fn score(config: FormatConfig, completion: &str) -> f64 {
-        let item = Item {
-            completion: completion.into(),
-            ..Item::default()
-        };
-        let pattern = config
-            .pattern
-            .as_deref()
-            .map(|pattern| Regex::new(pattern).unwrap());
+        let item = Item { completion: completion.into(), ..Item::default() };
+        let pattern = config.pattern.as_deref().map(|pattern| Regex::new(pattern).unwrap());
         PerItem::score(&Format { config, pattern }, &item).unwrap()
     }
 
     #[test]
     fn tags_are_worth_their_alphas() {
-        let config = FormatConfig {
-            alpha_think: 0.25,
-            alpha_answer: 0.75,
-            ..FormatConfig::default()
-        };
+        let config = FormatConfig { alpha_think: 0.25, alpha_answer: 0.75, ..FormatConfig::default() };
         for (text, expected) in [
             ("<think>a</think><answer>1</answer>", 1.0),
             ("<answer>1</answer> <think></think>", 1.0),
@@ -199,47 +166,27 @@ mod tests {
 
     #[test]
     fn think_opened_by_the_prompt() {
-        let config = FormatConfig {
-            is_think_opened: true,
-            ..FormatConfig::default()
-        };
+        let config = FormatConfig { is_think_opened: true, ..FormatConfig::default() };
         assert_eq!(score(config.clone(), "a</think><answer>1</answer>"), 1.0);
         assert_eq!(score(config, "<think>a</think><answer>1</answer>"), 0.5);
     }
 
     #[test]
     fn box_and_pattern() {
-        let plain = FormatConfig {
-            alpha_think: 0.0,
-            alpha_answer: 0.0,
-            ..FormatConfig::default()
-        };
-        let boxed = FormatConfig {
-            alpha_boxed: 1.0,
-            ..plain.clone()
-        };
+        let plain = FormatConfig { alpha_think: 0.0, alpha_answer: 0.0, ..FormatConfig::default() };
+        let boxed = FormatConfig { alpha_boxed: 1.0, ..plain.clone() };
         assert_eq!(score(boxed.clone(), "so \\boxed{18}"), 1.0);
         assert_eq!(score(boxed.clone(), "so \\boxed{18"), 0.0);
         assert_eq!(score(boxed, "18"), 0.0);
-        let pattern = FormatConfig {
-            pattern: Some(r"^#### \d+$".into()),
-            alpha_pattern: 2.0,
-            ..plain
-        };
+        let pattern = FormatConfig { pattern: Some(r"^#### \d+$".into()), alpha_pattern: 2.0, ..plain };
         assert_eq!(score(pattern.clone(), "#### 18"), 2.0);
         assert_eq!(score(pattern, "18"), 0.0);
     }
 
     #[test]
     fn a_bad_pattern_is_refused_with_its_key() {
-        let config = FormatConfig {
-            pattern: Some("(".into()),
-            ..FormatConfig::default()
-        };
+        let config = FormatConfig { pattern: Some("(".into()), ..FormatConfig::default() };
         let message = config.build().err().unwrap().to_string();
-        assert!(
-            message.starts_with("`reward.format.pattern` is `(`"),
-            "{message}"
-        );
+        assert!(message.starts_with("`reward.format.pattern` is `(`"), "{message}");
     }
 }

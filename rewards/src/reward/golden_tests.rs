@@ -10,32 +10,20 @@ use super::{Item, Rewards, RewardsConfig, math::MathConfig};
 
 fn read(name: &str) -> Value {
     let path = crate::golden_folder().join(name);
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap()
 }
 
 fn keys(map: &Map<String, Value>) -> Vec<&str> {
-    map.keys()
-        .map(String::as_str)
-        .filter(|key| !["note", "source"].contains(key))
-        .collect()
+    map.keys().map(String::as_str).filter(|key| !["note", "source"].contains(key)).collect()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|value| value.as_f64().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
 }
 
 fn close(found: f64, expected: f64, place: &str) {
-    assert!(
-        (found - expected).abs() <= 1e-9 * expected.abs().max(1.0),
-        "{place}: {found} is not {expected}"
-    );
+    assert!((found - expected).abs() <= 1e-9 * expected.abs().max(1.0), "{place}: {found} is not {expected}");
 }
 
 #[tokio::test]
@@ -61,18 +49,8 @@ async fn golden_curriculum_length_rewards() {
     assert!(seen > 0, "the file holds no reward case");
 }
 
-fn lengths(
-    name: &str,
-    inputs: &Map<String, Value>,
-    config: &Map<String, Value>,
-    expected: &Map<String, Value>,
-) {
-    assert!(
-        keys(config)
-            .iter()
-            .all(|key| ["target", "r_max"].contains(key)),
-        "{name}: unknown config in {config:?}"
-    );
+fn lengths(name: &str, inputs: &Map<String, Value>, config: &Map<String, Value>, expected: &Map<String, Value>) {
+    assert!(keys(config).iter().all(|key| ["target", "r_max"].contains(key)), "{name}: unknown config in {config:?}");
     let target = config["target"].as_u64().unwrap() as usize;
     let r_max = config["r_max"].as_f64().unwrap();
     for shape in keys(expected) {
@@ -81,58 +59,29 @@ fn lengths(
             "band" => band,
             other => panic!("{name}: unknown shape {other}"),
         };
-        for (length, expected) in numbers(&inputs["length"])
-            .into_iter()
-            .zip(numbers(&expected[shape]))
-        {
-            close(
-                reward(length as usize, target, r_max),
-                expected,
-                &format!("{name}, {shape} at {length}"),
-            );
+        for (length, expected) in numbers(&inputs["length"]).into_iter().zip(numbers(&expected[shape])) {
+            close(reward(length as usize, target, r_max), expected, &format!("{name}, {shape} at {length}"));
         }
     }
 }
 
-fn texts(
-    name: &str,
-    inputs: &Map<String, Value>,
-    config: &Map<String, Value>,
-    expected: &Map<String, Value>,
-) {
-    assert!(
-        keys(config).is_empty(),
-        "{name}: unknown config in {config:?}"
-    );
+fn texts(name: &str, inputs: &Map<String, Value>, config: &Map<String, Value>, expected: &Map<String, Value>) {
+    assert!(keys(config).is_empty(), "{name}: unknown config in {config:?}");
     for key in keys(expected) {
-        for (text, expected) in inputs["text"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .zip(numbers(&expected[key]))
-        {
+        for (text, expected) in inputs["text"].as_array().unwrap().iter().zip(numbers(&expected[key])) {
             let (think, answer) = indicators(text.as_str().unwrap(), "think", "answer");
             let found = match key {
                 "think" => think,
                 "answer" => answer,
                 other => panic!("{name}: unknown indicator {other}"),
             };
-            close(
-                f64::from(u8::from(found)),
-                expected,
-                &format!("{name}, {key} of {text}"),
-            );
+            close(f64::from(u8::from(found)), expected, &format!("{name}, {key} of {text}"));
         }
     }
 }
 
 /// The correctness of a row is given, so the answer is made to say it and the real rewards run.
-async fn totals(
-    name: &str,
-    inputs: &Map<String, Value>,
-    config: &Map<String, Value>,
-    expected: &Map<String, Value>,
-) {
+async fn totals(name: &str, inputs: &Map<String, Value>, config: &Map<String, Value>, expected: &Map<String, Value>) {
     let known = [
         "lambda_correct",
         "lambda_length",
@@ -145,16 +94,9 @@ async fn totals(
         "shape",
         "gate_length_on_correct",
     ];
-    assert!(
-        keys(config).iter().all(|key| known.contains(key)),
-        "{name}: unknown config in {config:?}"
-    );
+    assert!(keys(config).iter().all(|key| known.contains(key)), "{name}: unknown config in {config:?}");
     assert_eq!(keys(expected), ["reward"], "{name}");
-    let number = |key: &str| {
-        config[key]
-            .as_f64()
-            .unwrap_or_else(|| panic!("{name}: {key}"))
-    };
+    let number = |key: &str| config[key].as_f64().unwrap_or_else(|| panic!("{name}: {key}"));
     let shape = match config["shape"].as_str().unwrap() {
         "triangular" => LengthShape::Triangular,
         "band" => LengthShape::Band,
@@ -181,11 +123,7 @@ async fn totals(
         .iter()
         .map(|row| Item {
             completion: format!("{}\\boxed{{1}}", row["text"].as_str().unwrap()),
-            answer: Some(if row["correct"].as_f64().unwrap() > 0.0 {
-                "1".into()
-            } else {
-                "2".into()
-            }),
+            answer: Some(if row["correct"].as_f64().unwrap() > 0.0 { "1".into() } else { "2".into() }),
             completion_tokens: row["length"].as_u64().unwrap() as usize,
             told: Some(config["target"].as_u64().unwrap() as usize),
             ..Item::default()

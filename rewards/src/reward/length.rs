@@ -53,23 +53,13 @@ pub struct CosineConfig {
 
 impl Default for LengthConfig {
     fn default() -> Self {
-        LengthConfig {
-            shape: LengthShape::Triangular,
-            target: None,
-            r_max: 1.0,
-            gate_length_on_correct: false,
-        }
+        LengthConfig { shape: LengthShape::Triangular, target: None, r_max: 1.0, gate_length_on_correct: false }
     }
 }
 
 impl Default for CosineConfig {
     fn default() -> Self {
-        CosineConfig {
-            min_value_wrong: -1.0,
-            max_value_wrong: -0.5,
-            min_value_correct: 0.5,
-            max_value_correct: 1.0,
-        }
+        CosineConfig { min_value_wrong: -1.0, max_value_wrong: -0.5, min_value_correct: 0.5, max_value_correct: 1.0 }
     }
 }
 
@@ -89,9 +79,7 @@ impl RewardSection for LengthConfig {
                 fix: "give a finite number".into(),
             });
         }
-        Ok(Box::new(Length {
-            config: self.clone(),
-        }))
+        Ok(Box::new(Length { config: self.clone() }))
     }
 }
 
@@ -109,16 +97,11 @@ impl PerItem for Length {
     }
 
     fn score(&self, item: &Item) -> Result<f64, RewardError> {
-        let target = self
-            .config
-            .target
-            .or(item.told)
-            .filter(|&target| target > 0)
-            .ok_or(RewardError::Missing {
-                reward: "length".into(),
-                what: "a target length",
-                fix: "set `reward.length.target` or state a budget in the prompt",
-            })?;
+        let target = self.config.target.or(item.told).filter(|&target| target > 0).ok_or(RewardError::Missing {
+            reward: "length".into(),
+            what: "a target length",
+            fix: "set `reward.length.target` or state a budget in the prompt",
+        })?;
         let is_correct = match item.verdict {
             Some(verdict) => verdict > 0.0,
             None if PerItem::needs_verdict(self) => {
@@ -146,22 +129,14 @@ impl PerItem for Length {
 ///
 /// `length` and `target` in tokens, `target` at least 1. Source: arXiv 2508.08940.
 pub fn triangular(length: usize, target: usize, r_max: f64) -> f64 {
-    if length <= target {
-        r_max * length as f64 / target as f64
-    } else {
-        descent(length, target, r_max)
-    }
+    if length <= target { r_max * length as f64 / target as f64 } else { descent(length, target, r_max) }
 }
 
 /// `r_max` up to the target L, then `r_max * (1 - (l-L)/L)` up to 2L, 0 beyond; length 0 earns `r_max`.
 ///
 /// `length` and `target` in tokens, `target` at least 1. Source: arXiv 2508.08940.
 pub fn band(length: usize, target: usize, r_max: f64) -> f64 {
-    if length <= target {
-        r_max
-    } else {
-        descent(length, target, r_max)
-    }
+    if length <= target { r_max } else { descent(length, target, r_max) }
 }
 
 fn descent(length: usize, target: usize, r_max: f64) -> f64 {
@@ -197,37 +172,18 @@ mod tests {
 
     #[test]
     fn the_told_budget_is_the_target_unless_one_is_set() {
-        let item = Item {
-            completion_tokens: 30,
-            told: Some(60),
-            ..Item::default()
-        };
+        let item = Item { completion_tokens: 30, told: Some(60), ..Item::default() };
         assert_eq!(score(LengthConfig::default(), &item), Ok(0.5));
-        let fixed = LengthConfig {
-            target: Some(30),
-            ..LengthConfig::default()
-        };
+        let fixed = LengthConfig { target: Some(30), ..LengthConfig::default() };
         assert_eq!(score(fixed, &item), Ok(1.0));
         let untold = Item { told: None, ..item };
-        assert!(matches!(
-            score(LengthConfig::default(), &untold),
-            Err(RewardError::Missing { .. })
-        ));
+        assert!(matches!(score(LengthConfig::default(), &untold), Err(RewardError::Missing { .. })));
     }
 
     #[test]
     fn the_gate_pays_right_answers_only_and_fails_without_a_verdict() {
-        let config = LengthConfig {
-            shape: LengthShape::Band,
-            gate_length_on_correct: true,
-            ..LengthConfig::default()
-        };
-        let item = |verdict| Item {
-            completion_tokens: 3,
-            told: Some(10),
-            verdict,
-            ..Item::default()
-        };
+        let config = LengthConfig { shape: LengthShape::Band, gate_length_on_correct: true, ..LengthConfig::default() };
+        let item = |verdict| Item { completion_tokens: 3, told: Some(10), verdict, ..Item::default() };
         assert_eq!(score(config.clone(), &item(Some(1.0))), Ok(1.0));
         assert_eq!(score(config.clone(), &item(Some(0.0))), Ok(0.0));
         assert!(score(config, &item(None)).is_err());
@@ -246,10 +202,7 @@ mod tests {
             (1000, false, -0.5),
         ] {
             let value = cosine(length, 1000, is_correct, &ends);
-            assert!(
-                (value - expected).abs() < 1e-12,
-                "{length} {is_correct}: {value}"
-            );
+            assert!((value - expected).abs() < 1e-12, "{length} {is_correct}: {value}");
         }
     }
 

@@ -38,11 +38,7 @@ impl Default for MathConfig {
 
 impl RewardSection for MathConfig {
     fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
-        if let Some(tolerance) = self
-            .policy
-            .rel_tol
-            .filter(|tolerance| !(tolerance.is_finite() && *tolerance >= 0.0))
-        {
+        if let Some(tolerance) = self.policy.rel_tol.filter(|tolerance| !(tolerance.is_finite() && *tolerance >= 0.0)) {
             return Err(ConfigError::BadValue {
                 key: "math.policy.rel_tol".into(),
                 value: tolerance.to_string(),
@@ -55,20 +51,10 @@ impl RewardSection for MathConfig {
 
 impl Math {
     fn new(config: &MathConfig) -> Self {
-        let extraction = Extraction {
-            mode: config.extract,
-            allow_unanchored: config.allow_unanchored,
-            ..Extraction::default()
-        };
-        let grade = GradeConfig {
-            extraction,
-            policy: config.policy.clone(),
-            ..GradeConfig::default()
-        };
-        Math {
-            grade,
-            require_finished: config.require_finished,
-        }
+        let extraction =
+            Extraction { mode: config.extract, allow_unanchored: config.allow_unanchored, ..Extraction::default() };
+        let grade = GradeConfig { extraction, policy: config.policy.clone(), ..GradeConfig::default() };
+        Math { grade, require_finished: config.require_finished }
     }
 }
 
@@ -87,21 +73,15 @@ impl PerItem for Math {
     }
 
     fn score(&self, item: &Item) -> Result<f64, RewardError> {
-        let gold = item
-            .answer
-            .as_deref()
-            .filter(|answer| !answer.trim().is_empty())
-            .ok_or(RewardError::Missing {
-                reward: "math".into(),
-                what: "a reference answer",
-                fix: "name the data's answer column, or drop rows without one",
-            })?;
+        let gold = item.answer.as_deref().filter(|answer| !answer.trim().is_empty()).ok_or(RewardError::Missing {
+            reward: "math".into(),
+            what: "a reference answer",
+            fix: "name the data's answer column, or drop rows without one",
+        })?;
         if self.require_finished && item.is_truncated {
             return Ok(0.0);
         }
-        Ok(f64::from(u8::from(
-            math::grade(gold, &item.completion, &self.grade).correct,
-        )))
+        Ok(f64::from(u8::from(math::grade(gold, &item.completion, &self.grade).correct)))
     }
 }
 
@@ -115,27 +95,14 @@ mod tests {
     }
 
     fn item(answer: &str, completion: &str) -> Item {
-        Item {
-            answer: Some(answer.into()),
-            completion: completion.into(),
-            ..Item::default()
-        }
+        Item { answer: Some(answer.into()), completion: completion.into(), ..Item::default() }
     }
 
     #[test]
     fn right_wrong_and_missing() {
-        assert_eq!(
-            score(MathConfig::default(), &item("18", r"so \boxed{18}")),
-            Ok(1.0)
-        );
-        assert_eq!(
-            score(MathConfig::default(), &item("18", r"so \boxed{19}")),
-            Ok(0.0)
-        );
-        assert_eq!(
-            score(MathConfig::default(), &item("18", "no idea")),
-            Ok(0.0)
-        );
+        assert_eq!(score(MathConfig::default(), &item("18", r"so \boxed{18}")), Ok(1.0));
+        assert_eq!(score(MathConfig::default(), &item("18", r"so \boxed{19}")), Ok(0.0));
+        assert_eq!(score(MathConfig::default(), &item("18", "no idea")), Ok(0.0));
         assert!(score(MathConfig::default(), &item(" ", r"\boxed{18}")).is_err());
     }
 
@@ -143,15 +110,9 @@ mod tests {
     fn the_last_number_counts_only_when_asked_for() {
         let said = item("18", "I think 9 + 9 is 18");
         assert_eq!(score(MathConfig::default(), &said), Ok(0.0));
-        let lenient = MathConfig {
-            extract: Extract::LastNumber,
-            ..MathConfig::default()
-        };
+        let lenient = MathConfig { extract: Extract::LastNumber, ..MathConfig::default() };
         assert_eq!(score(lenient, &said), Ok(1.0));
-        let unanchored = MathConfig {
-            allow_unanchored: true,
-            ..MathConfig::default()
-        };
+        let unanchored = MathConfig { allow_unanchored: true, ..MathConfig::default() };
         assert_eq!(score(unanchored, &said), Ok(1.0));
     }
 
@@ -159,41 +120,18 @@ mod tests {
     fn the_policy_reaches_the_grader() {
         let near = item("9.8", r"\boxed{9.81}");
         assert_eq!(score(MathConfig::default(), &near), Ok(0.0));
-        let policy = Policy {
-            rel_tol: Some(0.01),
-            ..Policy::default()
-        };
-        assert_eq!(
-            score(
-                MathConfig {
-                    policy,
-                    ..MathConfig::default()
-                },
-                &near
-            ),
-            Ok(1.0)
-        );
-        let negative = MathConfig {
-            policy: Policy {
-                rel_tol: Some(-1.0),
-                ..Policy::default()
-            },
-            ..MathConfig::default()
-        };
+        let policy = Policy { rel_tol: Some(0.01), ..Policy::default() };
+        assert_eq!(score(MathConfig { policy, ..MathConfig::default() }, &near), Ok(1.0));
+        let negative =
+            MathConfig { policy: Policy { rel_tol: Some(-1.0), ..Policy::default() }, ..MathConfig::default() };
         assert!(negative.build().is_err());
     }
 
     #[test]
     fn unfinished_answers_count_unless_refused() {
-        let cut = Item {
-            is_truncated: true,
-            ..item("18", r"\boxed{18} and")
-        };
+        let cut = Item { is_truncated: true, ..item("18", r"\boxed{18} and") };
         assert_eq!(score(MathConfig::default(), &cut), Ok(1.0));
-        let strict = MathConfig {
-            require_finished: true,
-            ..MathConfig::default()
-        };
+        let strict = MathConfig { require_finished: true, ..MathConfig::default() };
         assert_eq!(score(strict, &cut), Ok(0.0));
     }
 }

@@ -109,9 +109,7 @@ pub enum ConfigError {
         present: String,
     },
     /// A stage needs to know right from wrong and several rewards say so.
-    #[error(
-        "several binary rewards say which answers are right ({candidates}): set `reward.verdict` to one of them"
-    )]
+    #[error("several binary rewards say which answers are right ({candidates}): set `reward.verdict` to one of them")]
     AmbiguousVerdict {
         /// The binary rewards.
         candidates: String,
@@ -125,9 +123,7 @@ pub enum ConfigError {
         present: String,
     },
     /// `verdict` names a reward that itself waits for the verdict.
-    #[error(
-        "`reward.verdict` is `{name}`, which itself depends on the verdict: name another reward"
-    )]
+    #[error("`reward.verdict` is `{name}`, which itself depends on the verdict: name another reward")]
     CircularVerdict {
         /// The name given.
         name: String,
@@ -181,10 +177,7 @@ impl<T: PerItem> Reward for T {
     }
 
     async fn score(&self, items: &[Item]) -> Vec<Result<f64, RewardError>> {
-        items
-            .par_iter()
-            .map(|item| PerItem::score(self, item))
-            .collect()
+        items.par_iter().map(|item| PerItem::score(self, item)).collect()
     }
 
     fn is_binary(&self) -> bool {
@@ -296,11 +289,7 @@ impl Rewards {
     /// Errors: those of [`RewardsConfig::build`], and a `verdict` that names no configured reward.
     /// That no reward can be the verdict is an error only when one is needed: see [`Rewards::verdict`].
     pub fn new(config: &RewardsConfig) -> Result<Self, ConfigError> {
-        Self::with(
-            config.build()?,
-            config.verdict.as_deref(),
-            config.max_failed_share,
-        )
+        Self::with(config.build()?, config.verdict.as_deref(), config.max_failed_share)
     }
 
     /// Takes rewards that were built elsewhere (a reward model, say), the name of the verdict reward
@@ -312,20 +301,13 @@ impl Rewards {
     ) -> Result<Self, ConfigError> {
         let rewards: Vec<Arc<dyn Reward>> = rewards.into_iter().map(Arc::from).collect();
         let verdict = find_verdict(&rewards, verdict);
-        if let Err(
-            error @ (ConfigError::UnknownVerdict { .. } | ConfigError::CircularVerdict { .. }),
-        ) = verdict
-        {
+        if let Err(error @ (ConfigError::UnknownVerdict { .. } | ConfigError::CircularVerdict { .. })) = verdict {
             return Err(error);
         }
         if rewards.iter().any(|reward| reward.needs_verdict()) {
             verdict.clone()?;
         }
-        Ok(Rewards {
-            rewards,
-            verdict,
-            max_failed_share,
-        })
+        Ok(Rewards { rewards, verdict, max_failed_share })
     }
 
     /// The names of the rewards, in the order of the score columns.
@@ -369,40 +351,23 @@ impl Rewards {
                 Err(error) => tracing::error!(%error, "a reward task ended early"),
             }
         }
-        let scores = scores
-            .into_iter()
-            .zip(&self.rewards)
-            .map(|(column, reward)| {
-                column.unwrap_or_else(|| {
-                    let error = RewardError::Failed {
-                        reward: reward.name().into(),
-                        message: "the reward panicked".into(),
-                    };
-                    vec![Err(error); items.len()]
-                })
-            });
-        Graded {
-            scores: scores.collect(),
-            verdict,
-        }
+        let scores = scores.into_iter().zip(&self.rewards).map(|(column, reward)| {
+            column.unwrap_or_else(|| {
+                let error = RewardError::Failed { reward: reward.name().into(), message: "the reward panicked".into() };
+                vec![Err(error); items.len()]
+            })
+        });
+        Graded { scores: scores.collect(), verdict }
     }
 
     /// The first reward whose share of failures in `graded` is above the configured one, with that
     /// share and one of its failures.
-    pub fn too_many_failures<'a>(
-        &self,
-        graded: &'a Graded,
-    ) -> Option<(&str, f64, &'a RewardError)> {
-        self.rewards
-            .iter()
-            .enumerate()
-            .find_map(|(column, reward)| {
-                let share = graded.failed_share(column);
-                let failure = graded.scores[column]
-                    .iter()
-                    .find_map(|score| score.as_ref().err())?;
-                (share > self.max_failed_share).then_some((reward.name(), share, failure))
-            })
+    pub fn too_many_failures<'a>(&self, graded: &'a Graded) -> Option<(&str, f64, &'a RewardError)> {
+        self.rewards.iter().enumerate().find_map(|(column, reward)| {
+            let share = graded.failed_share(column);
+            let failure = graded.scores[column].iter().find_map(|score| score.as_ref().err())?;
+            (share > self.max_failed_share).then_some((reward.name(), share, failure))
+        })
     }
 }
 
@@ -410,27 +375,13 @@ async fn checked(reward: &dyn Reward, items: &[Item]) -> Vec<Result<f64, RewardE
     let name = || reward.name().to_string();
     let scores = reward.score(items).await;
     if scores.len() != items.len() {
-        let error = RewardError::WrongCount {
-            reward: name(),
-            expected: items.len(),
-            found: scores.len(),
-        };
+        let error = RewardError::WrongCount { reward: name(), expected: items.len(), found: scores.len() };
         return vec![Err(error); items.len()];
     }
     let finite = |value: f64| {
-        if value.is_finite() {
-            Ok(value)
-        } else {
-            Err(RewardError::NonFinite {
-                reward: name(),
-                value,
-            })
-        }
+        if value.is_finite() { Ok(value) } else { Err(RewardError::NonFinite { reward: name(), value }) }
     };
-    scores
-        .into_iter()
-        .map(|score| score.and_then(finite))
-        .collect()
+    scores.into_iter().map(|score| score.and_then(finite)).collect()
 }
 
 fn find_verdict(rewards: &[Arc<dyn Reward>], named: Option<&str>) -> Result<usize, ConfigError> {
@@ -446,26 +397,17 @@ fn find_verdict(rewards: &[Arc<dyn Reward>], named: Option<&str>) -> Result<usiz
         let column = rewards
             .iter()
             .position(|reward| reward.name() == name)
-            .ok_or_else(|| ConfigError::UnknownVerdict {
-                name: name.into(),
-                present: list(false),
-            })?;
+            .ok_or_else(|| ConfigError::UnknownVerdict { name: name.into(), present: list(false) })?;
         if rewards[column].needs_verdict() {
             return Err(ConfigError::CircularVerdict { name: name.into() });
         }
         return Ok(column);
     }
-    let binary: Vec<usize> = (0..rewards.len())
-        .filter(|&column| rewards[column].is_binary())
-        .collect();
+    let binary: Vec<usize> = (0..rewards.len()).filter(|&column| rewards[column].is_binary()).collect();
     match binary[..] {
         [column] => Ok(column),
-        [] => Err(ConfigError::NoVerdict {
-            present: list(false),
-        }),
-        _ => Err(ConfigError::AmbiguousVerdict {
-            candidates: list(true),
-        }),
+        [] => Err(ConfigError::NoVerdict { present: list(false) }),
+        _ => Err(ConfigError::AmbiguousVerdict { candidates: list(true) }),
     }
 }
 

@@ -23,43 +23,25 @@ pub struct OverlongConfig {
 
 impl Default for OverlongConfig {
     fn default() -> Self {
-        OverlongConfig {
-            max_tokens: None,
-            cache_share: 0.2,
-            factor: 1.0,
-        }
+        OverlongConfig { max_tokens: None, cache_share: 0.2, factor: 1.0 }
     }
 }
 
 impl RewardSection for OverlongConfig {
     fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
         let bad = |key: &str, value: String, fix: &str| {
-            Err(ConfigError::BadValue {
-                key: format!("overlong.{key}"),
-                value,
-                fix: fix.into(),
-            })
+            Err(ConfigError::BadValue { key: format!("overlong.{key}"), value, fix: fix.into() })
         };
         if self.max_tokens == Some(0) {
             return bad("max_tokens", "0".into(), "a cap is at least 1 token");
         }
         if !(self.cache_share > 0.0 && self.cache_share <= 1.0) {
-            return bad(
-                "cache_share",
-                self.cache_share.to_string(),
-                "a share above 0 and at most 1",
-            );
+            return bad("cache_share", self.cache_share.to_string(), "a share above 0 and at most 1");
         }
         if !(self.factor.is_finite() && self.factor >= 0.0) {
-            return bad(
-                "factor",
-                self.factor.to_string(),
-                "give a finite number, 0 or more",
-            );
+            return bad("factor", self.factor.to_string(), "give a finite number, 0 or more");
         }
-        Ok(Box::new(Overlong {
-            config: self.clone(),
-        }))
+        Ok(Box::new(Overlong { config: self.clone() }))
     }
 }
 
@@ -73,22 +55,13 @@ impl PerItem for Overlong {
     }
 
     fn score(&self, item: &Item) -> Result<f64, RewardError> {
-        let max_tokens = self
-            .config
-            .max_tokens
-            .or(item.cap)
-            .ok_or(RewardError::Missing {
-                reward: "overlong".into(),
-                what: "a token cap",
-                fix: "set `reward.overlong.max_tokens`",
-            })?;
+        let max_tokens = self.config.max_tokens.or(item.cap).ok_or(RewardError::Missing {
+            reward: "overlong".into(),
+            what: "a token cap",
+            fix: "set `reward.overlong.max_tokens`",
+        })?;
         let cache = self.config.cache_share * max_tokens as f64;
-        Ok(punishment(
-            item.completion_tokens,
-            max_tokens,
-            cache,
-            self.config.factor,
-        ))
+        Ok(punishment(item.completion_tokens, max_tokens, cache, self.config.factor))
     }
 }
 
@@ -109,31 +82,15 @@ mod tests {
 
     #[test]
     fn falls_over_the_cache_and_stops_at_the_factor() {
-        for (length, expected) in [
-            (0, 0.0),
-            (80, 0.0),
-            (85, -0.5),
-            (90, -1.0),
-            (100, -2.0),
-            (400, -2.0),
-        ] {
+        for (length, expected) in [(0, 0.0), (80, 0.0), (85, -0.5), (90, -1.0), (100, -2.0), (400, -2.0)] {
             assert_eq!(punishment(length, 100, 20.0, 2.0), expected, "{length}");
         }
     }
 
     #[test]
     fn the_items_cap_is_the_limit_unless_one_is_set() {
-        let reward = Overlong {
-            config: OverlongConfig {
-                cache_share: 0.5,
-                ..OverlongConfig::default()
-            },
-        };
-        let item = Item {
-            completion_tokens: 75,
-            cap: Some(100),
-            ..Item::default()
-        };
+        let reward = Overlong { config: OverlongConfig { cache_share: 0.5, ..OverlongConfig::default() } };
+        let item = Item { completion_tokens: 75, cap: Some(100), ..Item::default() };
         assert_eq!(PerItem::score(&reward, &item), Ok(-0.5));
         let uncapped = Item { cap: None, ..item };
         assert!(PerItem::score(&reward, &uncapped).is_err());

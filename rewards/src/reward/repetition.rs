@@ -21,35 +21,22 @@ pub struct RepetitionConfig {
 
 impl Default for RepetitionConfig {
     fn default() -> Self {
-        RepetitionConfig {
-            ngram_size: 3,
-            max_penalty: -1.0,
-        }
+        RepetitionConfig { ngram_size: 3, max_penalty: -1.0 }
     }
 }
 
 impl RewardSection for RepetitionConfig {
     fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
         let bad = |key: &str, value: String, fix: &str| {
-            Err(ConfigError::BadValue {
-                key: format!("repetition.{key}"),
-                value,
-                fix: fix.into(),
-            })
+            Err(ConfigError::BadValue { key: format!("repetition.{key}"), value, fix: fix.into() })
         };
         if self.ngram_size == 0 {
             return bad("ngram_size", "0".into(), "an n-gram has at least 1 word");
         }
         if !(self.max_penalty.is_finite() && self.max_penalty <= 0.0) {
-            return bad(
-                "max_penalty",
-                self.max_penalty.to_string(),
-                "a punishment is 0 or less",
-            );
+            return bad("max_penalty", self.max_penalty.to_string(), "a punishment is 0 or less");
         }
-        Ok(Box::new(Repetition {
-            config: self.clone(),
-        }))
+        Ok(Box::new(Repetition { config: self.clone() }))
     }
 }
 
@@ -96,19 +83,13 @@ mod tests {
             ("a b A b a", 2, 0.5),
             ("x x x x x", 1, 0.8),
         ] {
-            assert!(
-                (repeated_share(text, ngram_size) - expected).abs() < 1e-12,
-                "{text}"
-            );
+            assert!((repeated_share(text, ngram_size) - expected).abs() < 1e-12, "{text}");
         }
     }
 
     #[test]
     fn a_reward_for_repeating_is_refused() {
-        let config = RepetitionConfig {
-            max_penalty: 0.5,
-            ..RepetitionConfig::default()
-        };
+        let config = RepetitionConfig { max_penalty: 0.5, ..RepetitionConfig::default() };
         assert!(config.build().is_err());
     }
 }

@@ -11,22 +11,11 @@ fn every_reward_has_its_own_file_and_its_documentation() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/reward");
     let schema = serde_json::to_value(schemars::schema_for!(RewardsConfig)).unwrap();
     for name in RewardsConfig::NAMES {
-        assert!(
-            folder.join(format!("{name}.rs")).is_file(),
-            "{name} has no file"
-        );
-        assert!(
-            schema["properties"].get(name).is_some(),
-            "{name} is not in the schema"
-        );
+        assert!(folder.join(format!("{name}.rs")).is_file(), "{name} has no file");
+        assert!(schema["properties"].get(name).is_some(), "{name} is not in the schema");
     }
     for (name, definition) in schema["$defs"].as_object().unwrap() {
-        assert!(
-            definition["description"]
-                .as_str()
-                .is_some_and(|text| !text.is_empty()),
-            "{name} is undocumented"
-        );
+        assert!(definition["description"].as_str().is_some_and(|text| !text.is_empty()), "{name} is undocumented");
     }
 }
 
@@ -34,13 +23,8 @@ fn every_reward_has_its_own_file_and_its_documentation() {
 fn unknown_keys_and_empty_sections_are_refused() {
     assert!(config(serde_json::json!({ "maths": {} })).is_err());
     assert!(config(serde_json::json!({ "math": { "extracts": "auto" } })).is_err());
-    assert!(
-        config(serde_json::json!({ "length": { "shape": { "cosine": { "max": 1 } } } })).is_err()
-    );
-    assert_eq!(
-        config(serde_json::json!({})).unwrap().build().err(),
-        Some(ConfigError::Empty)
-    );
+    assert!(config(serde_json::json!({ "length": { "shape": { "cosine": { "max": 1 } } } })).is_err());
+    assert_eq!(config(serde_json::json!({})).unwrap().build().err(), Some(ConfigError::Empty));
     let share = config(serde_json::json!({ "math": {}, "max_failed_share": 1.5 })).unwrap();
     assert!(share.build().is_err());
 }
@@ -53,10 +37,7 @@ fn sections_survive_a_round_trip() {
     let read = config(written).unwrap();
     assert_eq!(read.build().unwrap().len(), RewardsConfig::NAMES.len());
     let again = serde_json::to_value(&read).unwrap();
-    assert_eq!(
-        serde_json::to_value(config(again.clone()).unwrap()).unwrap(),
-        again
-    );
+    assert_eq!(serde_json::to_value(config(again.clone()).unwrap()).unwrap(), again);
 }
 
 struct Fixed(&'static str, bool, f64);
@@ -82,83 +63,32 @@ fn boxed(name: &'static str, is_binary: bool, value: f64) -> Box<dyn Reward> {
 fn the_verdict_is_the_only_binary_reward_or_the_named_one() {
     let two = || vec![boxed("a", true, 1.0), boxed("b", true, 0.0)];
     assert_eq!(
-        Rewards::with(
-            vec![boxed("a", false, 0.0), boxed("b", true, 1.0)],
-            None,
-            0.1
-        )
-        .ok()
-        .unwrap()
-        .verdict(),
+        Rewards::with(vec![boxed("a", false, 0.0), boxed("b", true, 1.0)], None, 0.1).ok().unwrap().verdict(),
         Ok(1)
     );
-    assert_eq!(
-        Rewards::with(two(), Some("a"), 0.1).ok().unwrap().verdict(),
-        Ok(0)
-    );
-    let several = Rewards::with(two(), None, 0.1)
-        .ok()
-        .unwrap()
-        .verdict()
-        .unwrap_err();
-    assert_eq!(
-        several,
-        ConfigError::AmbiguousVerdict {
-            candidates: "`a`, `b`".into()
-        }
-    );
-    let none = Rewards::with(vec![boxed("a", false, 1.0)], None, 0.1)
-        .ok()
-        .unwrap()
-        .verdict()
-        .unwrap_err();
-    assert_eq!(
-        none,
-        ConfigError::NoVerdict {
-            present: "`a`".into()
-        }
-    );
+    assert_eq!(Rewards::with(two(), Some("a"), 0.1).ok().unwrap().verdict(), Ok(0));
+    let several = Rewards::with(two(), None, 0.1).ok().unwrap().verdict().unwrap_err();
+    assert_eq!(several, ConfigError::AmbiguousVerdict { candidates: "`a`, `b`".into() });
+    let none = Rewards::with(vec![boxed("a", false, 1.0)], None, 0.1).ok().unwrap().verdict().unwrap_err();
+    assert_eq!(none, ConfigError::NoVerdict { present: "`a`".into() });
     let unknown = Rewards::with(two(), Some("c"), 0.1).err().unwrap();
-    assert_eq!(
-        unknown,
-        ConfigError::UnknownVerdict {
-            name: "c".into(),
-            present: "`a`, `b`".into()
-        }
-    );
+    assert_eq!(unknown, ConfigError::UnknownVerdict { name: "c".into(), present: "`a`, `b`".into() });
 }
 
 #[test]
 fn a_gated_reward_without_a_verdict_is_refused_when_it_is_built() {
-    let gated =
-        config(serde_json::json!({ "length": { "gate_length_on_correct": true } })).unwrap();
-    assert!(matches!(
-        Rewards::new(&gated),
-        Err(ConfigError::NoVerdict { .. })
-    ));
-    let circular = config(
-        serde_json::json!({ "math": {}, "length": { "gate_length_on_correct": true }, "verdict": "length" }),
-    );
-    assert!(matches!(
-        Rewards::new(&circular.unwrap()),
-        Err(ConfigError::CircularVerdict { .. })
-    ));
+    let gated = config(serde_json::json!({ "length": { "gate_length_on_correct": true } })).unwrap();
+    assert!(matches!(Rewards::new(&gated), Err(ConfigError::NoVerdict { .. })));
+    let circular =
+        config(serde_json::json!({ "math": {}, "length": { "gate_length_on_correct": true }, "verdict": "length" }));
+    assert!(matches!(Rewards::new(&circular.unwrap()), Err(ConfigError::CircularVerdict { .. })));
 }
 
 #[tokio::test]
 async fn failures_stay_failures_and_are_counted() {
-    let rewards =
-        Rewards::new(&config(serde_json::json!({ "math": {}, "repetition": {} })).unwrap())
-            .unwrap();
-    let right = Item {
-        answer: Some("1".into()),
-        completion: "\\boxed{1}".into(),
-        ..Item::default()
-    };
-    let unanswered = Item {
-        answer: None,
-        ..right.clone()
-    };
+    let rewards = Rewards::new(&config(serde_json::json!({ "math": {}, "repetition": {} })).unwrap()).unwrap();
+    let right = Item { answer: Some("1".into()), completion: "\\boxed{1}".into(), ..Item::default() };
+    let unanswered = Item { answer: None, ..right.clone() };
     let graded = rewards.grade(&[right, unanswered]).await;
     assert_eq!(rewards.names(), ["math", "repetition"]);
     assert_eq!(graded.verdict, [Some(1.0), None]);
@@ -168,23 +98,13 @@ async fn failures_stay_failures_and_are_counted() {
     assert_eq!(graded.failed_share(1), 0.0);
     let (name, share, failure) = rewards.too_many_failures(&graded).unwrap();
     assert_eq!((name, share), ("math", 0.5));
-    assert!(
-        failure
-            .to_string()
-            .starts_with("reward `math` needs a reference answer"),
-        "{failure}"
-    );
+    assert!(failure.to_string().starts_with("reward `math` needs a reference answer"), "{failure}");
 }
 
 #[tokio::test]
 async fn a_score_that_is_not_finite_is_a_failure() {
-    let rewards = Rewards::with(vec![boxed("a", true, f64::NAN)], None, 0.1)
-        .ok()
-        .unwrap();
+    let rewards = Rewards::with(vec![boxed("a", true, f64::NAN)], None, 0.1).ok().unwrap();
     let graded = rewards.grade(&[Item::default()]).await;
-    assert!(matches!(
-        graded.scores[0][0],
-        Err(RewardError::NonFinite { .. })
-    ));
+    assert!(matches!(graded.scores[0][0], Err(RewardError::NonFinite { .. })));
     assert_eq!(graded.verdict, [None]);
 }

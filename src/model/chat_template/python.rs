@@ -21,18 +21,13 @@ pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<Value, Error> {
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
         Some(_) => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                "`separators` must be a pair",
-            ));
+            return Err(Error::new(ErrorKind::InvalidOperation, "`separators` must be a pair"));
         }
         None if indent.is_some() => (",".into(), ": ".into()),
         None => (", ".into(), ": ".into()),
     };
     let style = JsonStyle {
-        ascii: arguments
-            .get::<Option<bool>>("ensure_ascii")?
-            .unwrap_or(false),
+        ascii: arguments.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
         sort: arguments.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
         indent,
         item,
@@ -61,9 +56,7 @@ impl JsonStyle {
             ValueKind::String => self.write_string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.write_list(('[', ']'), depth, out, items.len(), |at, out| {
-                    self.write(&items[at], depth + 1, out)
-                })?;
+                self.write_list(('[', ']'), depth, out, items.len(), |at, out| self.write(&items[at], depth + 1, out))?;
             }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
@@ -73,9 +66,7 @@ impl JsonStyle {
                 self.write_list(('{', '}'), depth, out, keys.len(), |at, out| {
                     let name = match keys[at].kind() {
                         ValueKind::String => keys[at].as_str().unwrap_or_default().to_string(),
-                        ValueKind::Bool => {
-                            if keys[at].is_true() { "true" } else { "false" }.to_string()
-                        }
+                        ValueKind::Bool => if keys[at].is_true() { "true" } else { "false" }.to_string(),
                         ValueKind::None => "null".to_string(),
                         ValueKind::Number => number(&keys[at])?,
                         other => return Err(not_json(other)),
@@ -144,10 +135,7 @@ impl JsonStyle {
 }
 
 fn not_json(kind: ValueKind) -> Error {
-    Error::new(
-        ErrorKind::InvalidOperation,
-        format!("`tojson` cannot write a value of kind {kind}"),
-    )
+    Error::new(ErrorKind::InvalidOperation, format!("`tojson` cannot write a value of kind {kind}"))
 }
 
 fn number(value: &Value) -> Result<String, Error> {
@@ -177,11 +165,7 @@ fn float_repr(value: f64) -> String {
         return format!("{digits}e{sign}{exponent:0>2}");
     }
     let text = format!("{value}");
-    if text.contains('.') {
-        text
-    } else {
-        format!("{text}.0")
-    }
+    if text.contains('.') { text } else { format!("{text}.0") }
 }
 
 /// The local wall clock; UTC where the system does not tell the offset.
@@ -208,11 +192,7 @@ pub(super) fn strftime(now: PrimitiveDateTime, format: &str) -> Result<String, E
             directive = characters.next();
         }
         let pad = |value: u32, width: usize| {
-            if bare {
-                value.to_string()
-            } else {
-                format!("{value:0>width$}")
-            }
+            if bare { value.to_string() } else { format!("{value:0>width$}") }
         };
         let hour12 = match now.hour() % 12 {
             0 => 12,
@@ -260,47 +240,34 @@ pub(super) fn strftime(now: PrimitiveDateTime, format: &str) -> Result<String, E
 }
 
 /// Methods of `str` that `pycompat` lacks; None for all others.
-pub(super) fn string_method(
-    text: &str,
-    method: &str,
-    args: &[Value],
-) -> Option<Result<Value, Error>> {
+pub(super) fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Value, Error>> {
     let argument = |at: usize| args.get(at).and_then(Value::as_str);
     let triple = |parts: [&str; 3]| Value::from_iter(parts);
     let result = match (method, argument(0), args.len()) {
         ("removeprefix", Some(prefix), 1) => Value::from(text.strip_prefix(prefix).unwrap_or(text)),
         ("removesuffix", Some(suffix), 1) => Value::from(text.strip_suffix(suffix).unwrap_or(text)),
-        ("partition", Some(separator), 1) if !separator.is_empty() => triple(
-            text.split_once(separator)
-                .map_or([text, "", ""], |(head, tail)| [head, separator, tail]),
-        ),
-        ("rpartition", Some(separator), 1) if !separator.is_empty() => triple(
-            text.rsplit_once(separator)
-                .map_or(["", "", text], |(head, tail)| [head, separator, tail]),
-        ),
+        ("partition", Some(separator), 1) if !separator.is_empty() => {
+            triple(text.split_once(separator).map_or([text, "", ""], |(head, tail)| [head, separator, tail]))
+        }
+        ("rpartition", Some(separator), 1) if !separator.is_empty() => {
+            triple(text.rsplit_once(separator).map_or(["", "", text], |(head, tail)| [head, separator, tail]))
+        }
         ("rsplit", Some(separator), count) if !separator.is_empty() && count <= 2 => {
             let limit = match args.get(1).map(|limit| i64::try_from(limit.clone())) {
                 None => usize::MAX,
-                Some(Ok(limit)) => {
-                    usize::try_from(limit).map_or(usize::MAX, |limit| limit.saturating_add(1))
-                }
+                Some(Ok(limit)) => usize::try_from(limit).map_or(usize::MAX, |limit| limit.saturating_add(1)),
                 Some(Err(error)) => return Some(Err(error)),
             };
             let mut parts: Vec<&str> = text.rsplitn(limit, separator).collect();
             parts.reverse();
             Value::from_iter(parts)
         }
-        ("isspace", None, 0) => {
-            Value::from(!text.is_empty() && text.chars().all(char::is_whitespace))
-        }
+        ("isspace", None, 0) => Value::from(!text.is_empty() && text.chars().all(char::is_whitespace)),
         ("casefold", None, 0) => Value::from(text.to_lowercase()),
         ("index", Some(part), 1) => match text.find(part) {
             Some(at) => Value::from(text[..at].chars().count()),
             None => {
-                return Some(Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    "substring not found",
-                )));
+                return Some(Err(Error::new(ErrorKind::InvalidOperation, "substring not found")));
             }
         },
         _ => return None,
@@ -344,11 +311,6 @@ mod tests {
         ] {
             assert_eq!(strftime(now, format).unwrap(), expected);
         }
-        assert!(
-            strftime(now, "%Q")
-                .unwrap_err()
-                .to_string()
-                .contains("`%Q`")
-        );
+        assert!(strftime(now, "%Q").unwrap_err().to_string().contains("`%Q`"));
     }
 }

@@ -62,7 +62,13 @@ pub fn backward(
 ///
 /// `spans` are the (keys, values, count) of the tokens before it and itself, in order, each row
 /// [Hkv D]; `scores` is scratch. The result depends on nothing but this row.
-pub(crate) fn decode_row<F: Float>(q: &[F], spans: &[(&[F], &[F], usize)], heads: &Heads, scores: &mut Vec<F>, out: &mut [F]) {
+pub(crate) fn decode_row<F: Float>(
+    q: &[F],
+    spans: &[(&[F], &[F], usize)],
+    heads: &Heads,
+    scores: &mut Vec<F>,
+    out: &mut [F],
+) {
     let (g, d, width) = (heads.group(), heads.size, heads.keys * heads.size);
     let total: usize = spans.iter().map(|s| s.2).sum();
     let hidden = heads.first_visible(total - 1);
@@ -153,7 +159,15 @@ fn tiles(pack: &Packed, segment: usize) -> impl Iterator<Item = Tile> {
 ///
 /// # Safety
 /// `q` and `k` are the whole packed matrices.
-unsafe fn probabilities<F: Float>(q: &[F], k: &[F], spans: [(usize, usize); 2], tile: &Tile, head: usize, heads: &Heads, p: &mut [F]) {
+unsafe fn probabilities<F: Float>(
+    q: &[F],
+    k: &[F],
+    spans: [(usize, usize); 2],
+    tile: &Tile,
+    head: usize,
+    heads: &Heads,
+    p: &mut [F],
+) {
     let (d, qw, kw) = (heads.size, heads.queries * heads.size, heads.keys * heads.size);
     let kv = head / heads.group();
     let queries = Operand::rows(&q[tile.first * qw + head * d..], qw);
@@ -302,7 +316,12 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Packed, heads: &Heads) -> Re
     let n = pack.len();
     let expected = ([n, heads.queries * heads.size], [n, heads.keys * heads.size]);
     if q.dims() != expected.0 || k.dims() != expected.1 || v.dims() != expected.1 {
-        candle_core::bail!("attention: q {:?}, k {:?}, v {:?} do not fit {n} tokens and {heads:?}", q.shape(), k.shape(), v.shape());
+        candle_core::bail!(
+            "attention: q {:?}, k {:?}, v {:?} do not fit {n} tokens and {heads:?}",
+            q.shape(),
+            k.shape(),
+            v.shape()
+        );
     }
     Ok(n)
 }
@@ -433,7 +452,10 @@ mod tests {
         let b = forward(&q, &k, &v, &separate, &heads).unwrap();
         assert!(distance(&a, &b) < 1e-12);
         let g = normal(4, &[150, 12]);
-        let (x, y) = (backward(&g, &a, (&q, &k, &v), &shared, &heads).unwrap(), backward(&g, &b, (&q, &k, &v), &separate, &heads).unwrap());
+        let (x, y) = (
+            backward(&g, &a, (&q, &k, &v), &shared, &heads).unwrap(),
+            backward(&g, &b, (&q, &k, &v), &separate, &heads).unwrap(),
+        );
         assert!(distance(&x.0, &y.0).max(distance(&x.1, &y.1)).max(distance(&x.2, &y.2)) < 1e-12);
     }
 

@@ -9,7 +9,9 @@ use super::{Float, View, mutate, on_cpu, tensor, unfilled};
 pub fn forward(ids: &[u32], w: &Tensor) -> Result<Tensor> {
     let (v, _) = w.dims2()?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= v) {
-        candle_core::bail!("token id {id} is outside the model's vocabulary of {v}: the tokenizer belongs to another model");
+        candle_core::bail!(
+            "token id {id} is outside the model's vocabulary of {v}: the tokenizer belongs to another model"
+        );
     }
     on_cpu!(w, cpu_forward(ids, w), w.index_select(&Tensor::new(ids, w.device())?, 0))
 }

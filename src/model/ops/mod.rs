@@ -23,9 +23,9 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
-use candlewick_algorithms::row::Real;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType};
+use candlewick_algorithms::row::Real;
 
 /// A float type of CPU kernels.
 pub trait Float:
@@ -233,9 +233,9 @@ fn storage_slice_mut<F: Float>(storage: &mut CpuStorage) -> Result<&mut [F]> {
         CpuStorage::F64(v) => (v as &mut dyn Any).downcast_mut(),
         _ => None,
     };
-    slice.map(Vec::as_mut_slice).ok_or_else(|| {
-        candle_core::Error::Msg(format!("expected {:?} elements, found {found:?}", F::DTYPE))
-    })
+    slice
+        .map(Vec::as_mut_slice)
+        .ok_or_else(|| candle_core::Error::Msg(format!("expected {:?} elements, found {found:?}", F::DTYPE)))
 }
 
 /// A tensor that owns these elements.

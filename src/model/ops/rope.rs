@@ -46,7 +46,12 @@ pub fn rotate_back(x: &Tensor, table: &Table, positions: &[u32]) -> Result<()> {
 fn turn(x: &Tensor, table: &Table, positions: &[u32], sign: f64) -> Result<()> {
     let (n, width) = x.dims2()?;
     if n != positions.len() || width % (2 * table.half) != 0 {
-        candle_core::bail!("rope: {:?} does not fit {} positions and head size {}", x.shape(), positions.len(), 2 * table.half);
+        candle_core::bail!(
+            "rope: {:?} does not fit {} positions and head size {}",
+            x.shape(),
+            positions.len(),
+            2 * table.half
+        );
     }
     if let Some(p) = positions.iter().find(|&&p| p as usize >= table.positions()) {
         candle_core::bail!("position {p} lies beyond the model's context of {}", table.positions());
