@@ -16,6 +16,9 @@ pub struct ModelConfig {
     /// Branch, tag or commit on the Hub; absent takes `main`.
     #[serde(default)]
     pub revision: Option<String>,
+    /// Start from random weights drawn from this seed instead of the checkpoint's; `path` then needs a config and a tokenizer only.
+    #[serde(default)]
+    pub random_init: Option<u64>,
     /// Where to compute: `auto` takes the first GPU of a build with CUDA, else the CPU.
     #[serde(default)]
     pub device: Device,
@@ -43,6 +46,7 @@ impl ModelConfig {
         Self {
             path: path.to_owned(),
             revision: None,
+            random_init: None,
             device: Device::default(),
             dtype: Dtype::default(),
             gradient_checkpointing: Switch::default(),

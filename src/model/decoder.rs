@@ -460,10 +460,10 @@ impl Decoder {
         if let Some(slot) = grads.slot(&self.params, l.weight)? {
             linear::accumulate_weight(slot, dy, x, 1.0)?;
         }
-        if let Some(bias) = l.bias {
-            if let Some(slot) = grads.slot(&self.params, bias)? {
-                linear::accumulate_bias(slot, dy)?;
-            }
+        if let Some(bias) = l.bias
+            && let Some(slot) = grads.slot(&self.params, bias)?
+        {
+            linear::accumulate_bias(slot, dy)?;
         }
         if let (Some((a, b)), true) = (l.lora, pass.has_adapter) {
             let (a_value, b_value, scale) = (self.params.value(a), self.params.value(b), self.scale());

@@ -109,8 +109,15 @@ impl Policy {
     pub fn load(model: &ModelConfig, data: &DataConfig) -> Result<Self> {
         let hub = Hub::from_env();
         let device = device(model.device)?;
-        let folder = hub.model(&model.path, model.revision.as_deref(), Fetch::Fetch)?;
-        let (decoder, base, adapter) = load_decoder(&folder, dtype(model.dtype), &device, &hub)?;
+        let wants = if model.random_init.is_some() { Fetch::Skip } else { Fetch::Fetch };
+        let folder = hub.model(&model.path, model.revision.as_deref(), wants)?;
+        let (decoder, base, adapter) = match model.random_init {
+            Some(seed) => {
+                let decoder = Decoder::random(DecoderSpec::read(&folder)?, seed, dtype(model.dtype), &device)?;
+                (decoder, folder.clone(), None)
+            }
+            None => load_decoder(&folder, dtype(model.dtype), &device, &hub)?,
+        };
         // A checkpoint of an adapter may bring its own tokenizer; else the base's is used.
         let texts = adapter.filter(|f| f.join("tokenizer.json").is_file()).unwrap_or(base);
         let tokenizer = Tokenizer::from_folder(&texts)?;
@@ -268,6 +275,12 @@ impl Policy {
             let path = folder.join("config.json");
             std::fs::write(&path, serde_json::to_string_pretty(&config)?)
                 .with_context(|| format!("{} cannot be written", path.display()))?;
+        }
+        // Which tokens end a completion may stand in this file alone.
+        let generation = self.tokenizer().folder().join("generation_config.json");
+        if generation.is_file() {
+            let copy = folder.join("generation_config.json");
+            std::fs::copy(&generation, &copy).with_context(|| format!("{} cannot be written", copy.display()))?;
         }
         self.tokenizer().copy_files(folder)
     }

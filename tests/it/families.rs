@@ -122,7 +122,6 @@ fn check_gradients(decoder: &Decoder, reference: &Reference, prefix: &str) {
 #[test]
 fn logits_and_every_gradient_match_pytorch() {
     for family in ["llama", "smollm2", "qwen2", "qwen3", "mistral"] {
-        println!("{family}");
         let reference = Reference::open(fixture(family).join("reference.safetensors"));
         let decoder = load(family, DType::F64);
         check_logits(&decoder, &reference, 1e-11);

@@ -8,4 +8,5 @@ mod engine;
 mod explain;
 mod families;
 mod program;
+mod training;
 mod usage;

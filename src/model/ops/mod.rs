@@ -104,7 +104,7 @@ impl Float for f32 {
         value as Self
     }
     fn wide(self) -> f64 {
-        self as f64
+        f64::from(self)
     }
     fn root(self) -> Self {
         self.sqrt()
@@ -127,10 +127,10 @@ impl Float for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     fn of(value: f64) -> Self {
-        value as Self
+        value
     }
     fn wide(self) -> f64 {
-        self as f64
+        self
     }
     fn root(self) -> Self {
         self.sqrt()
