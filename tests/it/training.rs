@@ -61,21 +61,21 @@ fn grpo_learns_and_does_not_without_advantages() {
 fn sft_learns_from_random_weights() {
     let run = Run::new();
     let sets = [
-        "run.steps=120",
-        "data.validation=200",
+        "run.steps=150",
+        "data.validation=100",
         "optim.warmup_steps=20",
         "data.generated.max_terms=3",
-        "data.generated.min_terms=2",
         "data.generated.held_out_min_terms=3",
+        "data.generated.count=600",
     ];
     let summary = run.train("configs/quickstart-sft.toml", "sft", &sets);
-    assert!(gain(&summary) > 0.1, "{summary}");
+    assert!(gain(&summary) > 0.08, "{summary}");
     let metrics = std::fs::read_to_string(run.folder("sft").join("metrics.jsonl")).unwrap();
     let losses: Vec<f64> = metrics
         .lines()
         .map(|l| serde_json::from_str::<Value>(l).unwrap()["objective/loss"].as_f64().unwrap())
         .collect();
-    assert!(losses[119] < losses[0] / 2.0, "{} to {}", losses[0], losses[119]);
+    assert!(losses[149] < losses[0] / 2.0, "{} to {}", losses[0], losses[149]);
 }
 
 /// A run killed at an arbitrary moment and resumed ends with the weights, moments and metrics of one never stopped.
