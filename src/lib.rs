@@ -6,5 +6,6 @@ pub mod data;
 pub mod hub;
 pub mod model;
 pub mod optim;
+pub mod reward;
 pub mod rollout;
 pub mod train;

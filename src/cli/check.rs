@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candlewick::config::{Config, Kind, Offline, Online};
 use candlewick::hub::{Hub, HubError, Weights};
 use candlewick::model::memory::{self, size};
@@ -32,18 +32,42 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     section(&mut out, "a step", &step)?;
     section(&mut out, "the run", &run)?;
+    let models = reward_models(&config)?;
+    if !models.is_empty() {
+        section(&mut out, "models of rewards, not in the estimate below", &models)?;
+    }
     memory_table(&mut out, &config, &spec)
 }
 
 /// The model's shape, from its `config.json` alone.
 fn shape(config: &Config) -> Result<DecoderSpec> {
+    shape_of(&config.model.path, config.model.revision.as_deref())
+}
+
+fn shape_of(path: &str, revision: Option<&str>) -> Result<DecoderSpec> {
     let hub = Hub::from_env();
-    let found = hub.model(&config.model.path, config.model.revision.as_deref(), Weights::Skip);
+    let found = hub.model(path, revision, Weights::Skip);
     let folder = found.map_err(|error| match error {
         HubError::NoSuchPath { .. } => Usage(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
     DecoderSpec::read(&folder)
+}
+
+/// What stands in memory beside the policy for `reward_model` and `verifier`.
+fn reward_models(config: &Config) -> Result<Vec<Vec<String>>> {
+    let Some(rewards) = &config.reward else { return Ok(Vec::new()) };
+    let named = [
+        ("reward_model", rewards.reward_model.as_ref().map(|r| (&r.path, &r.revision))),
+        ("verifier", rewards.verifier.as_ref().map(|r| (&r.path, &r.revision))),
+    ];
+    let mut rows = Vec::new();
+    for (name, (path, revision)) in named.into_iter().filter_map(|(name, at)| Some((name, at?))) {
+        let spec = shape_of(path, revision.as_deref()).with_context(|| format!("`reward.{name}.path`"))?;
+        let bytes = (spec.parameters() * config.model.dtype.bytes()) as u64;
+        rows.push(line(size(bytes), &format!("reward.{name}"), format!("{} parameters", spec.parameters())));
+    }
+    Ok(rows)
 }
 
 fn section(out: &mut impl Write, title: &str, rows: &[Vec<String>]) -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candlewick::model::memory::{machine, size};
+use candlewick_rewards::sandbox::Sandbox;
 use console::style;
 use rayon::prelude::*;
 
@@ -27,6 +28,7 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
     let mut out = std::io::stdout().lock();
     section(&mut out, "build", &build())?;
     section(&mut out, "machine", &machine_rows())?;
+    section(&mut out, "sandbox of the code reward", &sandbox_rows())?;
     section(
         &mut out,
         "rates",
@@ -87,6 +89,17 @@ fn machine_rows() -> Vec<Vec<String>> {
         None => rows.push(row("memory", "not known on this system")),
     }
     rows
+}
+
+/// The level that was reached by trying, and why not a higher one.
+fn sandbox_rows() -> Vec<Vec<String>> {
+    match Sandbox::probe() {
+        Ok(found) => {
+            let refused = found.refused.iter().map(|why| row("refused", why));
+            [row("level", &found.level.to_string())].into_iter().chain(refused).collect()
+        }
+        Err(error) => vec![row("level", &format!("none: {error}"))],
+    }
 }
 
 /// The CPU's vector instruction sets that matter to matrix products.

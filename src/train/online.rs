@@ -20,6 +20,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::checkpoint::{self, State};
 use super::evaluate::{Examiner, line, mean_accuracy, step_rng, write_report};
 use super::folder::RunFolder;
+use super::grading;
 use super::metrics::{Recorder, Step};
 use super::policy::Policy;
 use super::update::gradient;
@@ -142,7 +143,7 @@ struct Draw {
 /// Runs or resumes an online run.
 pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
     let folder = RunFolder::open(config, resume)?;
-    let mut run = Run::prepare(config, online)?;
+    let mut run = Run::prepare(config, online, &folder)?;
     let mut recorder = match resume {
         true => run.resume(&folder)?,
         false => Recorder::open(folder.path(), config.run.tensorboard, None)?,
@@ -218,7 +219,7 @@ pub(super) fn finish(
 }
 
 impl<'a> Run<'a> {
-    fn prepare(config: &'a Config, online: &'a Online<'a>) -> Result<Self> {
+    fn prepare(config: &'a Config, online: &'a Online<'a>, folder: &RunFolder) -> Result<Self> {
         let stages = Stages::build(config, online)?;
         let updates = online.train.epochs * online.train.minibatches;
         let needs = stages.needs(updates);
@@ -244,15 +245,18 @@ impl<'a> Run<'a> {
                 "kept"
             }
         ));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let problems: Vec<&Problem> = prompts.kept.iter().map(|(problem, _)| problem).collect();
+        let rewards = grading::prepare(online.reward, folder.path(), &policy.decoder, &problems, &runtime)?;
         Ok(Self {
             optimiser: AdamW::new(&config.optim, &policy.decoder.params),
             grads: Grads::new(&policy.decoder.params),
             pool: prompts.kept,
             stages,
             needs,
-            rewards: Rewards::new(online.reward)?,
+            rewards,
             sampling: Sampling::from(discrete),
-            runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?,
+            runtime,
             state: State::default(),
             has_checked_gradients: false,
             idle_steps: 0,
@@ -316,7 +320,7 @@ impl<'a> Run<'a> {
     fn step(&mut self, folder: &RunFolder) -> Result<Step> {
         let (mut metrics, mut clock) = (Step::default(), Clock::new());
         let index = self.state.step;
-        let (mut batch, samples) = self.draws(&mut metrics, &mut clock)?;
+        let (mut batch, samples) = self.draws(folder, &mut metrics, &mut clock)?;
         self.policy.score(&mut batch, &self.needs, self.sampling.scoring_temperature())?;
         clock.lap(&mut metrics, "score");
         if let Some(advantage) = &mut self.stages.advantage {
@@ -344,7 +348,7 @@ impl<'a> Run<'a> {
     }
 
     /// Draws until the step has its groups: more than once only where a stage refuses groups.
-    fn draws(&mut self, metrics: &mut Step, clock: &mut Clock) -> Result<(Batch, Vec<String>)> {
+    fn draws(&mut self, folder: &RunFolder, metrics: &mut Step, clock: &mut Clock) -> Result<(Batch, Vec<String>)> {
         let step = self.state.step;
         let plan = self.stages.tokens.plan(step, self.online.steps)?;
         let wanted = self.stages.prompts.per_step();
@@ -357,7 +361,7 @@ impl<'a> Run<'a> {
             let draw = self.draw(&chosen, plan, draw_index, clock, metrics)?;
             self.record_success(&draw);
             totals.merge(&rollout_metrics(&draw, &self.rewards));
-            self.check_failures(&draw.graded)?;
+            self.check_failures(folder, &draw)?;
             let accepted = self.stages.prompts.accept(&draw.batch)?;
             totals.merge(&{
                 let mut m = Metrics::new();
@@ -425,43 +429,50 @@ impl<'a> Run<'a> {
         };
         let total: usize = allocation.counts.iter().sum();
         let bar = progress(total as u64, &format!("step {} sampling", step + 1));
+        let first: Vec<usize> = requests
+            .iter()
+            .scan(0, |next, request| Some(std::mem::replace(next, *next + request.samples.clone().count())))
+            .collect();
+        let mut grading = self.rewards.begin(total, self.runtime.handle());
+        let mut trouble = None;
+        // Each completion is graded as soon as it is finished, while others are still sampled.
         let completions = rollout::generate(&self.policy.decoder, &requests, &settings, |event| {
-            if let Event::Finished(_) = event {
+            if let Event::Finished(completion) = event {
                 bar.inc(1);
+                match self.item(completion, &self.pool[prompts[completion.request]].0, plan) {
+                    Ok(item) => grading.push(first[completion.request] + completion.sample as usize, item),
+                    Err(error) => trouble = Some(error),
+                }
             }
-            std::ops::ControlFlow::Continue(())
+            if trouble.is_some() { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
         })?;
         bar.finish_and_clear();
+        if let Some(error) = trouble {
+            return Err(error);
+        }
         self.state.sampled_tokens += completions.iter().map(|c| c.tokens.len() as u64).sum::<u64>();
         clock.lap(metrics, "rollout");
         let texts =
             completions.iter().map(|c| self.policy.tokenizer().decode(&c.tokens, true)).collect::<Result<Vec<_>>>()?;
-        let items = self.items(&completions, &texts, &prompts, plan)?;
-        let graded = self.runtime.block_on(self.rewards.grade(&items));
+        let graded = grading::finish(&self.runtime, grading, total * self.rewards.names().len(), step + 1);
+        for (name, value) in self.runtime.block_on(self.rewards.figures(step)) {
+            metrics.set(format!("reward/{name}"), value);
+        }
         clock.lap(metrics, "reward");
         let batch = self.batch(&completions, &prompts, plan, &graded)?;
         Ok(Draw { batch, completions, prompts, texts, graded })
     }
 
-    fn items(&self, completions: &[Completion], texts: &[String], prompts: &[usize], plan: Plan) -> Result<Vec<Item>> {
-        completions
-            .iter()
-            .zip(texts)
-            .map(|(c, text)| {
-                let problem = &self.pool[prompts[c.request]].0;
-                Ok(Item {
-                    prompt: self.policy.renderer.text(&problem.prompt)?,
-                    completion: text.clone(),
-                    answer: problem.answer.clone(),
-                    meta: problem.meta.clone(),
-                    completion_tokens: c.tokens.len(),
-                    is_truncated: c.finish == candlewick_algorithms::batch::Finish::Length,
-                    told: plan.told,
-                    cap: Some(plan.cap),
-                    verdict: None,
-                })
-            })
-            .collect()
+    fn item(&self, completion: &Completion, problem: &Problem, plan: Plan) -> Result<Item> {
+        Ok(Item {
+            prompt: self.policy.renderer.text(&problem.prompt)?,
+            completion: self.policy.tokenizer().decode(&completion.tokens, true)?,
+            completion_tokens: completion.tokens.len(),
+            is_truncated: completion.finish == candlewick_algorithms::batch::Finish::Length,
+            told: plan.told,
+            cap: Some(plan.cap),
+            ..grading::item_of(problem)
+        })
     }
 
     fn batch(&self, completions: &[Completion], prompts: &[usize], plan: Plan, graded: &Graded) -> Result<Batch> {
@@ -504,12 +515,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn check_failures(&self, graded: &Graded) -> Result<()> {
-        if let Some((name, share, failure)) = self.rewards.too_many_failures(graded) {
+    /// Keeps the failures' texts, and stops the run where a reward has too many.
+    fn check_failures(&self, folder: &RunFolder, draw: &Draw) -> Result<()> {
+        let describe = |row: usize| {
+            let id = &self.pool[draw.prompts[draw.completions[row].request]].0.id;
+            (id.clone(), draw.texts[row].clone())
+        };
+        let (step, rollouts) = (self.state.step + 1, folder.join("rollouts"));
+        grading::keep_failures(&rollouts, step, &self.rewards.names(), &draw.graded, describe)?;
+        if let Some((name, share, failure)) = self.rewards.too_many_failures(&draw.graded) {
             bail!(
-                "reward `{name}` failed on {:.0} % of the completions of step {}: {failure}",
+                "reward `{name}` failed on {:.0} % of the completions of step {step}, more than `reward.max_failed_share` \
+                 allows: {failure} (their texts: {})",
                 100.0 * share,
-                self.state.step + 1
+                rollouts.join("failures.jsonl").display()
             );
         }
         Ok(())

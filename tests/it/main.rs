@@ -8,5 +8,7 @@ mod engine;
 mod explain;
 mod families;
 mod program;
+mod reward_models;
+mod rewards;
 mod training;
 mod usage;

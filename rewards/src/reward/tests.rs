@@ -24,18 +24,21 @@ fn unknown_keys_and_empty_sections_are_refused() {
     assert!(config(serde_json::json!({ "maths": {} })).is_err());
     assert!(config(serde_json::json!({ "math": { "extracts": "auto" } })).is_err());
     assert!(config(serde_json::json!({ "length": { "shape": { "cosine": { "max": 1 } } } })).is_err());
-    assert_eq!(config(serde_json::json!({})).unwrap().build().err(), Some(ConfigError::Empty));
+    assert_eq!(config(serde_json::json!({})).unwrap().build(&NoModels).err(), Some(ConfigError::Empty));
     let share = config(serde_json::json!({ "math": {}, "max_failed_share": 1.5 })).unwrap();
-    assert!(share.build().is_err());
+    assert!(share.build(&NoModels).is_err());
 }
 
 #[test]
 fn sections_survive_a_round_trip() {
     let written = serde_json::json!({
-        "math": {}, "format": {}, "length": { "shape": { "cosine": {} } }, "overlong": {}, "repetition": {}, "verdict": "math"
+        "math": {}, "format": {}, "length": { "shape": { "cosine": {} } }, "overlong": {}, "repetition": {}, "verdict": "math",
+        "choice": {}, "code": {}, "verifier": { "path": "model" }, "reward_model": { "path": "model" }, "length_scaled": {},
+        "judge": { "base_url": "http://localhost:8000/v1", "model": "m" }, "command": { "program": ["cat"] },
+        "http": { "url": "http://localhost:8000/score" }
     });
     let read = config(written).unwrap();
-    assert_eq!(read.build().unwrap().len(), RewardsConfig::NAMES.len());
+    assert_eq!(read.build(&NoModels).unwrap().len(), RewardsConfig::NAMES.len());
     let again = serde_json::to_value(&read).unwrap();
     assert_eq!(serde_json::to_value(config(again.clone()).unwrap()).unwrap(), again);
 }
