@@ -123,7 +123,8 @@ impl Reward for RewardModel {
         let spec = &self.model.decoder.spec;
         let labels = self.model.score.dims()[0];
         let which = if labels > 1 { format!(", the first of its {labels} labels") } else { String::new() };
-        let template = if self.template.is_some() { "its chat template" } else { "plain text, it has no chat template" };
+        let template =
+            if self.template.is_some() { "its chat template" } else { "plain text, it has no chat template" };
         Ok(vec![format!("{}, {} parameters{which}; {template}", spec.family, spec.parameters())])
     }
 

@@ -37,7 +37,7 @@ impl Verifier {
     /// Loads a checkpoint, and finds the tokens that spell the two words.
     ///
     /// Errors: a word that no token begins; both words beginning with the same token; a model without a chat template
-    /// where `chat` asks for it.
+    /// where `is_chat` asks for it.
     pub fn load(folder: &Path, config: VerifierConfig, dtype: DType, device: &Device) -> Result<Self> {
         let mut decoder = Decoder::load(DecoderSpec::read(folder)?, &Weights::open(folder)?, dtype, device)?;
         for param in decoder.params.iter_mut() {
@@ -45,13 +45,13 @@ impl Verifier {
         }
         let tokenizer = Tokenizer::from_folder(folder)?;
         tokenizer.check_vocab(decoder.spec.vocab_size)?;
-        let template = match config.chat {
+        let template = match config.is_chat {
             true => ChatTemplate::from_folder(folder, tokenizer.special().clone())?,
             false => None,
         };
         ensure!(
-            template.is_some() || !config.chat,
-            "{} has no chat template: set `reward.verifier.chat = false`",
+            template.is_some() || !config.is_chat,
+            "{} has no chat template: set `reward.verifier.is_chat = false`",
             folder.display()
         );
         let (positive, negative) = word_tokens(&config.verdict, &tokenizer, decoder.spec.vocab_size)?;
@@ -129,18 +129,18 @@ impl Verifier {
                 let belief = beliefs[known[question.as_str()]];
                 belief.score(words.score, words.min_mass).ok_or_else(|| {
                     let (mass, yes, no) = (belief.mass(), &words.positive, &words.negative);
-                    RewardError::failed("verifier", format!("`{yes}` and `{no}` together have probability {mass:.3} only"))
+                    RewardError::failed(
+                        "verifier",
+                        format!("`{yes}` and `{no}` together have probability {mass:.3} only"),
+                    )
                 })
             }
         };
         let scores: Vec<Result<f64, RewardError>> = questions.iter().map(score).collect();
         let unasked = questions.iter().filter(|q| matches!(q, Ok(None))).count();
         let mass = beliefs.iter().map(Belief::mass).sum::<f64>() / beliefs.len().max(1) as f64;
-        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = vec![
-            ("asked".into(), rows.len() as f64),
-            ("without_answer".into(), unasked as f64),
-            ("mass".into(), mass),
-        ];
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) =
+            vec![("asked".into(), rows.len() as f64), ("without_answer".into(), unasked as f64), ("mass".into(), mass)];
         if !self.config.zscore {
             return Ok(scores);
         }
@@ -168,9 +168,10 @@ fn word_tokens(words: &VerdictConfig, tokenizer: &Tokenizer, vocab: usize) -> Re
     {
         if ids.is_empty() {
             for form in [word.clone(), format!(" {word}")] {
-                let first = tokenizer.encode(&form, false)?.into_iter().find(|&id| {
-                    tokenizer.decode(&[id], true).is_ok_and(|text| words.says(&text) == said)
-                });
+                let first = tokenizer
+                    .encode(&form, false)?
+                    .into_iter()
+                    .find(|&id| tokenizer.decode(&[id], true).is_ok_and(|text| words.says(&text) == said));
                 ids.extend(first.map(|id| id as usize).filter(|id| !ids.contains(id)));
             }
         }

@@ -165,7 +165,7 @@ fn verifier_config(folder: &Path) -> VerifierConfig {
             min_mass: 0.0,
             ..VerdictConfig::default()
         },
-        chat: false,
+        is_chat: false,
         ..VerifierConfig::default()
     }
 }
@@ -175,8 +175,7 @@ fn verifier_config(folder: &Path) -> VerifierConfig {
 fn golden_verdict_probabilities_match_pytorch() {
     let folder = with_tokenizer("verifier");
     let (weights, rows) = reference("verifier");
-    let verifier =
-        Verifier::load(folder.path(), verifier_config(folder.path()), DType::F64, &Device::Cpu).unwrap();
+    let verifier = Verifier::load(folder.path(), verifier_config(folder.path()), DType::F64, &Device::Cpu).unwrap();
     let beliefs = verifier.beliefs(&rows).unwrap();
     for (belief, expected) in beliefs.iter().zip(table(&weights, "probabilities")) {
         assert!((belief.p_positive - expected[0]).abs() < 1e-12, "{belief:?}, {expected:?}");
@@ -209,7 +208,8 @@ fn a_verifier_scores_answers_asks_once_and_does_not_ask_without_one() {
     assert!(graded.scores[0][3].is_err());
     assert!(figures.contains(&("verifier/asked".into(), 1.0)), "{figures:?}");
     // Too little probability on the two words is a failure with its number.
-    let strict = VerifierConfig { verdict: VerdictConfig { min_mass: 0.9, ..config.verdict.clone() }, ..config.clone() };
+    let strict =
+        VerifierConfig { verdict: VerdictConfig { min_mass: 0.9, ..config.verdict.clone() }, ..config.clone() };
     let (graded, _) = grade(&load(strict), &items[..1]);
     assert!(graded.scores[0][0].as_ref().unwrap_err().to_string().contains("together have probability"));
     // Standardised over what is there: one value twice and a zero.

@@ -87,7 +87,10 @@ fn a_scoring_program_and_a_reward_model_train_together() {
     let run = Run::new();
     let model = with_tokenizer("llama");
     let rewards = script(run.folder.path(), "\\\"score\\\": 1")
-        + &format!("[reward.reward_model]\npath = \"{}\"\n[reward.math]\nextract = \"last_number\"\n", model.path().display());
+        + &format!(
+            "[reward.reward_model]\npath = \"{}\"\n[reward.math]\nextract = \"last_number\"\n",
+            model.path().display()
+        );
     let out = succeeded(&run.train("both", &rewards, &[]));
     assert!(out.contains("reward reward_model: llama, "), "{out}");
     for row in run.metrics("both") {
@@ -121,8 +124,9 @@ fn failures_are_missing_kept_and_stop_the_run() {
 fn doubtful_answers_are_counted_at_the_start() {
     let run = Run::new();
     let data = run.path("data.jsonl");
-    let row = |answer: &str| format!("{{\"problem\": \"1+{answer}=\", \"answer\": \"{}\"}}\n", answer.replace('\\', "\\\\"));
-    std::fs::write(&data, row("2") + &row("3") + &row("\\\\frac{1}{") + &row("4")).unwrap();
+    let row = |answer: &str| format!("{}\n", serde_json::json!({ "problem": "1+1=", "answer": answer }));
+    let rows: String = ["2", "3", "\\frac{1}{", "4"].into_iter().map(row).collect();
+    std::fs::write(&data, rows).unwrap();
     let sets = format!("data.train={}", data.display());
     let text = CONFIG.replace("[data.generated]\nstyle = \"bare\"\ncount = 64\n", "");
     let config = run.path("doubts.toml");
@@ -181,7 +185,8 @@ fn a_resumed_run_asks_its_judge_nothing_twice() {
     let run = Run::new();
     let (url, count) = judge();
     // The completions are bare sums, so their last line is what is judged.
-    let rewards = format!("[reward.judge]\nbase_url = \"{url}\"\nmodel = \"m\"\nsend = \"last_step\"\ncanary_every = 0\n");
+    let rewards =
+        format!("[reward.judge]\nbase_url = \"{url}\"\nmodel = \"m\"\nsend = \"last_step\"\ncanary_every = 0\n");
     succeeded(&run.train("judged", &rewards, &[]));
     let asked = count.load(Ordering::SeqCst);
     assert!(asked > 0, "nobody was asked");

@@ -211,7 +211,11 @@ struct Counts {
     killed: AtomicU64,
     output_caps: AtomicU64,
     retried: AtomicU64,
+    flaky: AtomicU64,
 }
+
+/// One test in this many is run twice, to see whether it comes out the same.
+const CHECKED_EVERY: u64 = 64;
 
 /// The sandbox and what it runs.
 #[derive(Debug, Clone)]
@@ -305,14 +309,23 @@ impl Runner {
         }
     }
 
-    /// Runs one test, once more where the machine was too busy for a timeout to mean anything.
+    /// Whether one test is passed; some are run twice, and the first run counts.
     fn passes(&self, ready: &Ready, code: &str, test: &Test) -> Result<bool, SandboxError> {
+        let number = self.counts.tests.fetch_add(1, Ordering::Relaxed);
+        let is_passed = self.run(ready, code, test)?;
+        if number % CHECKED_EVERY == CHECKED_EVERY - 1 && self.run(ready, code, test)? != is_passed {
+            self.counts.flaky.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(is_passed)
+    }
+
+    /// Runs one test, once more where the machine was too busy for a timeout to mean anything.
+    fn run(&self, ready: &Ready, code: &str, test: &Test) -> Result<bool, SandboxError> {
         let mark = mark();
         let job = self.job(ready, code, test, &mark);
         // Python's harness prints the mark after every test; elsewhere the test's own code may.
         let has_mark = matches!(test, Test::Code { code, .. } if self.config.command.is_empty() || code.contains(MARK));
         let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-        count(&self.counts.tests);
         let mut outcome = ready.sandbox.run(&job)?;
         if outcome.exit == Exit::TimedOut && outcome.was_starved {
             count(&self.counts.retried);
@@ -368,7 +381,9 @@ impl Runner {
                 && !self.config.command.is_empty()
                 && !code.contains(MARK)
             {
-                return Err(format!("a test without `output` must print {MARK} at its end, or an early exit would pass"));
+                return Err(format!(
+                    "a test without `output` must print {MARK} at its end, or an early exit would pass"
+                ));
             }
         }
         tests.truncate(self.config.max_tests.unwrap_or(usize::MAX));
@@ -386,7 +401,8 @@ fn python(readable: &mut Vec<PathBuf>) -> Result<Vec<String>, SandboxError> {
     let text = String::from_utf8_lossy(&answer.stdout).into_owned();
     let mut lines = text.lines().filter(|line| line.starts_with('/'));
     let executable = lines.next().filter(|_| answer.status.success());
-    let executable = executable.ok_or_else(|| SandboxError("python3 does not say where it is: set `reward.code.command`".into()))?;
+    let executable =
+        executable.ok_or_else(|| SandboxError("python3 does not say where it is: set `reward.code.command`".into()))?;
     // The root of the file system would show everything.
     readable.extend(lines.filter(|line| *line != "/").map(PathBuf::from));
     Ok([executable, "-I", "-X", "utf8", "{file}"].map(str::to_owned).to_vec())
@@ -460,6 +476,7 @@ impl Reward for Code {
             ("killed", &counts.killed),
             ("output_caps", &counts.output_caps),
             ("retried", &counts.retried),
+            ("flaky", &counts.flaky),
         ]
         .into_iter()
         .map(|(name, counter)| (name.to_owned(), counter.swap(0, Ordering::Relaxed) as f64))

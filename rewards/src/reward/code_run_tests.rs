@@ -99,6 +99,23 @@ async fn slow_and_noisy_code_fails_and_is_counted() {
 }
 
 #[tokio::test]
+async fn tests_that_come_out_otherwise_the_second_time_are_counted() {
+    // As many tests as it takes for one to be run twice; each passes by a coin's toss.
+    let tests: Vec<serde_json::Value> = (0..CHECKED_EVERY * 8).map(|_| json!({"input": "", "output": "0"})).collect();
+    let rewards = Rewards::new(&RewardsConfig { code: Some(shell()), ..RewardsConfig::default() }).unwrap();
+    let item = |code: &str| Item {
+        completion: fenced("sh", code),
+        meta: json!({ "tests": tests }).as_object().unwrap().clone(),
+        ..Item::default()
+    };
+    rewards.grade(&[item("echo 0")]).await;
+    assert!(rewards.figures(1).await.contains(&("code/flaky".into(), 0.0)));
+    rewards.grade(&[item("n=$(od -An -N1 -tu1 /dev/urandom); echo $((n % 2))")]).await;
+    let figures = rewards.figures(2).await;
+    assert!(figures.iter().any(|(name, value)| name == "code/flaky" && *value > 0.0), "{figures:?}");
+}
+
+#[tokio::test]
 async fn python_runs_functions_streams_and_catches_cheats() {
     if find_program("python3").is_none() {
         return;

@@ -61,7 +61,8 @@ fn one(test: &Value, entry_point: Option<&str>) -> Result<Test, String> {
 }
 
 fn code(text: &str, output: Option<String>, entry_point: Option<&str>) -> Test {
-    let call = entry_point.filter(|_| text.contains("def check(")).map_or(String::new(), |name| format!("\ncheck({name})"));
+    let call =
+        entry_point.filter(|_| text.contains("def check(")).map_or(String::new(), |name| format!("\ncheck({name})"));
     Test::Code { code: format!("{text}{call}"), output }
 }
 
@@ -92,10 +93,16 @@ mod tests {
             (json!([{"input": "1\n", "output": 2}]), vec![io("1\n", "2")]),
             (json!({"inputs": ["1", ["2", 3]], "outputs": ["a", "b"]}), vec![io("1", "a"), io("2\n3", "b")]),
             (json!(r#"[{"input": "1", "output": "2"}]"#), vec![io("1", "2")]),
-            (json!(["assert f(1) == 2", "assert f(2) == 3"]), vec![asserts("assert f(1) == 2"), asserts("assert f(2) == 3")]),
+            (
+                json!(["assert f(1) == 2", "assert f(2) == 3"]),
+                vec![asserts("assert f(1) == 2"), asserts("assert f(2) == 3")],
+            ),
             (json!("assert f(1) == 2"), vec![asserts("assert f(1) == 2")]),
             (json!("def check(c):\n  pass"), vec![asserts("def check(c):\n  pass\ncheck(f)")]),
-            (json!({"code": "print(f(1))", "output": "2"}), vec![Test::Code { code: "print(f(1))".into(), output: Some("2".into()) }]),
+            (
+                json!({"code": "print(f(1))", "output": "2"}),
+                vec![Test::Code { code: "print(f(1))".into(), output: Some("2".into()) }],
+            ),
             (json!(null), vec![]),
             (json!(" "), vec![]),
         ] {

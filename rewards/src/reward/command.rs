@@ -29,7 +29,7 @@ pub struct CommandConfig {
     /// The program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
     /// Whether its scores are 1 for right and 0 for wrong, so that they can be the verdict.
-    pub binary: bool,
+    pub is_binary: bool,
     /// Copies of the program that share the work.
     #[schemars(range(min = 1))]
     pub workers: usize,
@@ -42,7 +42,7 @@ pub struct CommandConfig {
 
 impl Default for CommandConfig {
     fn default() -> Self {
-        CommandConfig { program: Vec::new(), binary: false, workers: 1, at_once: 16, timeout_seconds: 60.0 }
+        CommandConfig { program: Vec::new(), is_binary: false, workers: 1, at_once: 16, timeout_seconds: 60.0 }
     }
 }
 
@@ -58,7 +58,11 @@ impl RewardSection for CommandConfig {
             Err(ConfigError::BadValue { key: format!("command.{key}"), value, fix: fix.into() })
         };
         if self.program.first().is_none_or(String::is_empty) {
-            return bad("program", "[]".into(), "give the program and its arguments, such as [\"python3\", \"score.py\"]");
+            return bad(
+                "program",
+                "[]".into(),
+                "give the program and its arguments, such as [\"python3\", \"score.py\"]",
+            );
         }
         if let Some((key, _)) = [("workers", self.workers), ("at_once", self.at_once)].iter().find(|(_, n)| *n == 0) {
             return bad(key, "0".into(), "give at least 1");
@@ -75,6 +79,8 @@ struct Command {
     workers: Mutex<Vec<Sender<Job>>>,
     next: AtomicUsize,
     restarts: Arc<AtomicU64>,
+    /// The copy that was tried at the start, for the first worker that needs one.
+    spare: Arc<Mutex<Option<Program>>>,
 }
 
 /// A completion to score and where the score goes.
@@ -86,7 +92,13 @@ struct Job {
 
 impl Command {
     fn new(config: CommandConfig) -> Self {
-        Command { config, workers: Mutex::new(Vec::new()), next: AtomicUsize::new(0), restarts: Arc::default() }
+        Command {
+            config,
+            workers: Mutex::new(Vec::new()),
+            next: AtomicUsize::new(0),
+            restarts: Arc::default(),
+            spare: Arc::default(),
+        }
     }
 
     /// The sender of the worker whose turn it is; workers are started by the first call.
@@ -94,8 +106,8 @@ impl Command {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         while workers.len() < self.config.workers {
             let (sender, jobs) = channel();
-            let (config, restarts) = (self.config.clone(), Arc::clone(&self.restarts));
-            let worker = Worker { config, jobs, restarts, starts: 0, heard: Instant::now() };
+            let (config, restarts, spare) = (self.config.clone(), Arc::clone(&self.restarts), Arc::clone(&self.spare));
+            let worker = Worker { config, jobs, restarts, spare, starts: 0, heard: Instant::now() };
             std::thread::spawn(move || worker.work());
             workers.push(sender);
         }
@@ -111,8 +123,8 @@ impl Command {
             _ => Err("its worker has ended".into()),
         };
         let score = score.map_err(|message| RewardError::failed("command", message))?;
-        if self.config.binary && score != 0.0 && score != 1.0 {
-            return Err(RewardError::failed("command", format!("`{score}` is neither 0 nor 1, as `binary` says")));
+        if self.config.is_binary && score != 0.0 && score != 1.0 {
+            return Err(RewardError::failed("command", format!("`{score}` is neither 0 nor 1, as `is_binary` says")));
         }
         Ok(score)
     }
@@ -129,7 +141,7 @@ impl Reward for Command {
     }
 
     fn is_binary(&self) -> bool {
-        self.config.binary
+        self.config.is_binary
     }
 
     async fn start(&self) -> Result<Vec<String>, RewardError> {
@@ -137,7 +149,10 @@ impl Reward for Command {
         // One that ends at once, a script with an error say, is found before anything is sampled.
         tokio::time::sleep(Duration::from_millis(200)).await;
         match program.child.try_wait() {
-            Ok(None) => Ok(Vec::new()),
+            Ok(None) => {
+                *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(program);
+                Ok(Vec::new())
+            }
             _ => Err(RewardError::failed("command", program.end())),
         }
     }
@@ -152,6 +167,7 @@ struct Worker {
     config: CommandConfig,
     jobs: Receiver<Job>,
     restarts: Arc<AtomicU64>,
+    spare: Arc<Mutex<Option<Program>>>,
     starts: usize,
     /// When an answer last came, or became due.
     heard: Instant,
@@ -195,7 +211,8 @@ impl Worker {
     /// Hands the jobs from `first` on to the program, which is started if there is none.
     fn send(&mut self, program: &mut Option<Program>, due: &mut VecDeque<(u64, Job)>, first: usize) {
         if program.is_none() {
-            match Program::start(&self.config) {
+            let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match spare.map_or_else(|| Program::start(&self.config), Ok) {
                 Ok(started) => {
                     self.restarts.fetch_add(u64::from(self.starts > 0), Ordering::Relaxed);
                     self.starts += 1;
@@ -273,7 +290,8 @@ impl Program {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut process, 0);
         let mut child = process.spawn().map_err(|error| format!("`{name}` cannot be started: {error}"))?;
-        let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(format!("`{name}` has no pipes"));
         };

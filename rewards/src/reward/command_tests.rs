@@ -37,6 +37,8 @@ async fn one_program_scores_the_whole_run() {
         case $line in *'hard\nvery'*) echo "{{\"item\": $n, \"score\": 0.$c}}";; esac; done"#
     );
     let rewards = rewards(&script, |_| {});
+    // The copy that is tried at the start is the one that works.
+    assert!(rewards.start().await.unwrap().is_empty());
     for expected in [0.1, 0.2, 0.3] {
         assert_eq!(grade(&rewards, &["x"]).await.scores[0], [Ok(expected)]);
     }
@@ -49,7 +51,7 @@ async fn answers_may_come_in_any_order() {
         r#"while read -r line; do {NUMBER} read -r later; case $line in *right*) a=1; b=0;; *) a=0; b=1;; esac; m=$n;
         line=$later; {NUMBER} echo "{{\"item\": $n, \"score\": $b}}"; echo "{{\"item\": $m, \"score\": $a}}"; done"#
     );
-    let graded = grade(&rewards(&script, |c| c.binary = true), &["right", "wrong"]).await;
+    let graded = grade(&rewards(&script, |c| c.is_binary = true), &["right", "wrong"]).await;
     assert_eq!(graded.verdict, [Some(1.0), Some(0.0)]);
 }
 
@@ -76,7 +78,10 @@ async fn a_program_that_dies_is_started_again_and_gives_up_on_what_kills_it() {
     let graded = grade(&rewards, &["a", "poison", "b"]).await;
     assert_eq!((&graded.scores[0][0], &graded.scores[0][2]), (&Ok(1.0), &Ok(1.0)));
     let message = failure(&graded, 1);
-    assert!(message.contains("exit status: 3") && message.contains("boom") && message.contains("2 attempts"), "{message}");
+    assert!(
+        message.contains("exit status: 3") && message.contains("boom") && message.contains("2 attempts"),
+        "{message}"
+    );
     assert!(rewards.figures(1).await[0].1 >= 1.0);
 }
 

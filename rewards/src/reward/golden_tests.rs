@@ -149,7 +149,9 @@ fn last_tokens(name: &str, inputs: &Map<String, Value>, config: &Map<String, Val
 fn golden_tw_grpo_choice() {
     let file = read("tw_grpo.json");
     let mut seen = 0;
-    for (name, inputs, config, expected) in cases(&file).into_iter().filter(|(_, inputs, ..)| inputs.contains_key("pairs")) {
+    for (name, inputs, config, expected) in
+        cases(&file).into_iter().filter(|(_, inputs, ..)| inputs.contains_key("pairs"))
+    {
         only(inputs, &["pairs"], name);
         only(config, &["case_insensitive"], name);
         assert_eq!(keys(expected), ["reward"], "{name}");
@@ -169,7 +171,9 @@ fn golden_tw_grpo_choice() {
 fn golden_resrl_length_scaled() {
     let file = read("resrl.json");
     let mut seen = 0;
-    for (name, inputs, config, expected) in cases(&file).into_iter().filter(|(_, inputs, ..)| inputs.contains_key("lengths")) {
+    for (name, inputs, config, expected) in
+        cases(&file).into_iter().filter(|(_, inputs, ..)| inputs.contains_key("lengths"))
+    {
         only(inputs, &["lengths", "rewards"], name);
         only(config, &["start", "max_len", "end_scale"], name);
         assert_eq!(keys(expected), ["scaled_rewards"], "{name}");

@@ -234,7 +234,9 @@ impl Grading {
         let scores: Vec<Vec<Score>> = rewards
             .iter()
             .enumerate()
-            .map(|(c, reward)| self.rows.iter_mut().map(|r| r[c].take().unwrap_or_else(|| Err(lost(&**reward)))).collect())
+            .map(|(c, reward)| {
+                self.rows.iter_mut().map(|r| r[c].take().unwrap_or_else(|| Err(lost(&**reward)))).collect()
+            })
             .collect();
         let verdict = match verdict {
             Some(column) => scores[column].iter().map(|score: &Score| score.as_ref().ok().copied()).collect(),

@@ -19,7 +19,7 @@ pub struct HttpConfig {
     /// Address of the service.
     pub url: String,
     /// Whether its scores are 1 for right and 0 for wrong, so that they can be the verdict.
-    pub binary: bool,
+    pub is_binary: bool,
     /// Completions in one request, sent when all of a step are there. Absent sends each alone as soon as it is finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
@@ -29,7 +29,7 @@ pub struct HttpConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        HttpConfig { url: String::new(), binary: false, batch: None, service: ServiceConfig::default() }
+        HttpConfig { url: String::new(), is_binary: false, batch: None, service: ServiceConfig::default() }
     }
 }
 
@@ -66,8 +66,11 @@ impl Http {
         match score {
             Value::Number(number) => {
                 let value = number.as_f64().unwrap_or(f64::NAN);
-                if self.config.binary && value != 0.0 && value != 1.0 {
-                    return Err(RewardError::failed("http", format!("`{value}` is neither 0 nor 1, as `binary` says")));
+                if self.config.is_binary && value != 0.0 && value != 1.0 {
+                    return Err(RewardError::failed(
+                        "http",
+                        format!("`{value}` is neither 0 nor 1, as `is_binary` says"),
+                    ));
                 }
                 Ok(value)
             }
@@ -95,7 +98,7 @@ impl Reward for Http {
     }
 
     fn is_binary(&self) -> bool {
-        self.config.binary
+        self.config.is_binary
     }
 
     fn is_batched(&self) -> bool {

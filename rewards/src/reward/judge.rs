@@ -210,7 +210,8 @@ impl Judge {
         let body = self.request(item, prediction)?;
         // The same answer may be read otherwise under other settings.
         let key = Cache::key(&json!([self.config.base_url, body, self.config.mode]));
-        let (score, was_cached) = self.cache.get_or(&key, async { self.read(&self.service.post(&body).await?) }).await?;
+        let (score, was_cached) =
+            self.cache.get_or(&key, async { self.read(&self.service.post(&body).await?) }).await?;
         self.counts.cached.fetch_add(u64::from(was_cached), Ordering::Relaxed);
         Ok(score)
     }
@@ -273,7 +274,10 @@ impl Judge {
         let accepted: Vec<&str> =
             CANARIES.iter().zip(&scores).filter(|(_, score)| **score > 0.5).map(|(text, _)| *text).collect();
         if !accepted.is_empty() {
-            tracing::warn!("the judge accepts texts that are no answers, such as `{}`: do not train on it", accepted[0]);
+            tracing::warn!(
+                "the judge accepts texts that are no answers, such as `{}`: do not train on it",
+                accepted[0]
+            );
         }
         (!scores.is_empty()).then(|| accepted.len() as f64 / scores.len() as f64)
     }

@@ -60,7 +60,8 @@ async fn token_probabilities_make_a_soft_score_and_requests_say_what_they_should
     assert_eq!(asked.body["temperature"], 0);
     assert_eq!((&asked.body["logprobs"], &asked.body["top_logprobs"]), (&json!(true), &json!(20)));
     let prompt = asked.body["messages"][0]["content"].as_str().unwrap();
-    for part in ["What is 9 + 9?", "<<<student\n18\nstudent>>>", "<<<reference\n18\nreference>>>", "YES if it matches"] {
+    for part in ["What is 9 + 9?", "<<<student\n18\nstudent>>>", "<<<reference\n18\nreference>>>", "YES if it matches"]
+    {
         assert!(prompt.contains(part), "`{part}` is not in {prompt}");
     }
     assert!(!asked.headers.to_lowercase().contains("authorization"));

@@ -18,10 +18,10 @@ mod grading;
 pub mod http;
 pub mod judge;
 mod judge_cache;
-#[cfg(test)]
-mod loopback;
 pub mod length;
 pub mod length_scaled;
+#[cfg(test)]
+mod loopback;
 pub mod math;
 pub mod overlong;
 pub mod repetition;

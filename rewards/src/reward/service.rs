@@ -94,7 +94,8 @@ impl Service {
             fix: fix.into(),
         };
         let parsed = Url::parse(url).ok().filter(|u| ["http", "https"].contains(&u.scheme()) && u.has_host());
-        let parsed = parsed.ok_or_else(|| bad(key, url.into(), "give an address such as `http://localhost:8000/v1`"))?;
+        let parsed =
+            parsed.ok_or_else(|| bad(key, url.into(), "give an address such as `http://localhost:8000/v1`"))?;
         if !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(bad(key, "(hidden)".into(), "no password stands in an address: use `service.key_env`"));
         }
@@ -110,7 +111,8 @@ impl Service {
         if !(0.0..1e4).contains(&config.backoff_seconds) {
             return Err(bad("service.backoff_seconds", config.backoff_seconds.to_string(), "give seconds, 0 or more"));
         }
-        let counts = [("concurrency", config.concurrency), ("max_consecutive_failures", config.max_consecutive_failures)];
+        let counts =
+            [("concurrency", config.concurrency), ("max_consecutive_failures", config.max_consecutive_failures)];
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(bad(&format!("service.{key}"), "0".into(), "give at least 1"));
         }
@@ -148,7 +150,8 @@ impl Service {
     /// What a person should know before the run starts.
     pub(super) fn warning(&self) -> Option<String> {
         let is_open = self.config.key_env.is_some() && self.url.scheme() == "http" && !is_local(&self.url);
-        is_open.then(|| format!("the key is sent to {} unencrypted: use https", self.url.host_str().unwrap_or_default()))
+        is_open
+            .then(|| format!("the key is sent to {} unencrypted: use https", self.url.host_str().unwrap_or_default()))
     }
 
     /// Asks, as often as the config allows; the answer's JSON.

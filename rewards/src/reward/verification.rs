@@ -222,7 +222,9 @@ impl Template {
             context[*name] = (*value).into();
         }
         let template = self.0.get_template("prompt").map_err(|error| error.to_string())?;
-        template.render(minijinja::value::Serde(&context)).map_err(|error| format!("the template cannot be filled in: {error}"))
+        template
+            .render(minijinja::value::Serde(&context))
+            .map_err(|error| format!("the template cannot be filled in: {error}"))
     }
 }
 
@@ -305,7 +307,12 @@ pub fn is_answer(text: &str) -> bool {
     let wrappers = WRAPPERS.get_or_init(|| {
         Regex::new(r"\\(?:text|textbf|textit|mathrm|mathbf|boxed|left|right)\b").expect("the pattern is valid")
     });
-    let words: String = wrappers.replace_all(text, " ").to_lowercase().chars().filter(|c| c.is_alphanumeric() || c.is_whitespace()).collect();
+    let words: String = wrappers
+        .replace_all(text, " ")
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || c.is_whitespace())
+        .collect();
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
     !words.is_empty() && !OPENERS.contains(&words.as_str())
 }

@@ -28,7 +28,7 @@ pub struct VerifierConfig {
     /// Most characters of it; the end is kept.
     pub max_chars: usize,
     /// Whether the prompt is a user's message in the model's chat template, rather than plain text.
-    pub chat: bool,
+    pub is_chat: bool,
     /// Whether scores are standardised over the step's completions; redundant where an estimator does it.
     pub zscore: bool,
 }
@@ -41,7 +41,7 @@ impl Default for VerifierConfig {
             verdict: VerdictConfig::default(),
             send: Part::default(),
             max_chars: 2000,
-            chat: true,
+            is_chat: true,
             zscore: false,
         }
     }

@@ -36,6 +36,8 @@ pub(super) enum Op {
     Enter(CString),
     /// Becomes another user and group, without further groups.
     Become { uid: u32, gid: u32 },
+    /// Gives up every capability for good, as far as there are any.
+    DropCapabilities,
     /// Sets both values of a resource limit.
     Limit(c_int, u64),
     /// Puts a descriptor in the place of another.
@@ -200,6 +202,12 @@ unsafe fn perform(op: &Op) -> Result<(), c_int> {
                 checked(libc::syscall(libc::SYS_setgroups, 0_usize, ptr::null::<libc::gid_t>()))?;
                 checked(libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid))?;
                 checked(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid))?;
+            }
+            Op::DropCapabilities => {
+                for capability in 0..64 {
+                    // Without privilege this is refused, and there is none to give up.
+                    libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+                }
             }
             Op::Limit(resource, value) => {
                 let limit = libc::rlimit { rlim_cur: *value, rlim_max: *value };

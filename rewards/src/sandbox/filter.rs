@@ -99,7 +99,8 @@ const REFUSED_SHARED: &[c_long] = &[
 pub(super) fn program(strictness: Strictness) -> Option<Vec<sock_filter>> {
     let native = NATIVE?;
     let allow = ret(libc::SECCOMP_RET_ALLOW);
-    let mut code = vec![load(ARCHITECTURE), jump(EQUAL, native, 1, 0), ret(libc::SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
+    let mut code =
+        vec![load(ARCHITECTURE), jump(EQUAL, native, 1, 0), ret(libc::SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
     code.extend([jump(AT_LEAST, X32, 0, 1), refuse(libc::ENOSYS)]);
     let shared = if strictness == Strictness::Shared { REFUSED_SHARED } else { &[] };
     for &call in REFUSED.iter().chain(shared) {

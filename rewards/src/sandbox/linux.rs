@@ -3,20 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libc::{c_int, pid_t};
 
 use super::child::{self, Failed, Goal, Op};
 use super::filter::{self, Strictness};
+use super::room::Room;
 use super::{Exit, Findings, Job, Level, Limits, Outcome, Sandbox, SandboxError};
 
 /// What every program needs to find: libraries, interpreters, the loader's table.
@@ -34,11 +33,10 @@ const SYSTEM: &[&str] = &[
     "/gnu/store",
 ];
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
-const NAMESPACES: c_int = libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-/// The user inside a user namespace, and the range that the superuser hands out, one to a run.
+const NAMESPACES: c_int =
+    libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+/// The user inside a user namespace.
 const NOBODY: u32 = 65_534;
-const FIRST_USER: u32 = 61_184;
-const USERS: usize = super::AT_ONCE;
 /// A run that waited for a processor for this share of its time was starved.
 const STARVED_SHARE: f64 = 0.25;
 
@@ -90,7 +88,8 @@ pub(super) fn run(sandbox: &Sandbox, job: &Job) -> Result<Outcome, SandboxError>
     let program = super::find_program(&name)
         .ok_or_else(|| SandboxError(format!("there is no program `{name}`: install it or give its path")))?;
     let arguments = [program.display().to_string()].into_iter().chain(command).map(text).collect();
-    let environment = ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", &format!("HOME={}", room.work_inside.display())];
+    let environment =
+        ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", &format!("HOME={}", room.work_inside.display())];
     let environment = environment.into_iter().map(text).collect();
     // A link is followed out here, where it leads somewhere; the program still learns its own name.
     let file = fs::canonicalize(&program).map_err(|error| failed(&format!("`{name}`"), &error))?;
@@ -99,81 +98,13 @@ pub(super) fn run(sandbox: &Sandbox, job: &Job) -> Result<Outcome, SandboxError>
     sandbox.start(&room, &goal, &readable)?.finish(job.input.clone(), &sandbox.limits)
 }
 
-fn failed(what: &str, error: &io::Error) -> SandboxError {
+pub(super) fn failed(what: &str, error: &io::Error) -> SandboxError {
     SandboxError(format!("{what}: {error}"))
 }
 
 fn text(value: impl AsRef<OsStr>) -> CString {
     let bytes: Vec<u8> = value.as_ref().as_bytes().iter().copied().filter(|b| *b != 0).collect();
     CString::new(bytes).expect("zero bytes were left out")
-}
-
-/// The folders of one run; removed when it is dropped. Links in them are removed, never followed.
-struct Room {
-    folder: tempfile::TempDir,
-    user: Option<User>,
-    code: PathBuf,
-    code_inside: PathBuf,
-    work_inside: PathBuf,
-}
-
-impl Room {
-    fn new(level: Level, files: &[(String, Vec<u8>)]) -> Result<Self, SandboxError> {
-        let made = |result: io::Result<()>| result.map_err(|error| failed("making the run's folders", &error));
-        let folder = tempfile::Builder::new()
-            .prefix("candlewick-code-")
-            .tempdir()
-            .map_err(|error| failed("making the run's folders", &error))?;
-        // Another user may have to pass through.
-        made(fs::set_permissions(folder.path(), Permissions::from_mode(0o711)))?;
-        let (code, work) = (folder.path().join("code"), folder.path().join("work"));
-        for (path, mode) in [(&code, 0o755), (&work, 0o777), (&folder.path().join("root"), 0o755)] {
-            made(fs::create_dir(path))?;
-            made(fs::set_permissions(path, Permissions::from_mode(mode)))?;
-        }
-        for (name, content) in files {
-            let path = code.join(Path::new(name).file_name().unwrap_or_else(|| OsStr::new("file")));
-            made(fs::write(&path, content))?;
-            made(fs::set_permissions(&path, Permissions::from_mode(0o444)))?;
-        }
-        let (code_inside, work_inside) = match level {
-            Level::Isolated => (PathBuf::from("/code"), PathBuf::from("/tmp")),
-            _ => (code.clone(), work),
-        };
-        Ok(Self { folder, user: User::take()?, code, code_inside, work_inside })
-    }
-}
-
-/// A user of its own for a run that the superuser starts, so that limits and permissions bind it.
-struct User(usize);
-
-static TAKEN: Mutex<[bool; USERS]> = Mutex::new([false; USERS]);
-
-impl User {
-    /// `None` where we are not the superuser. Errors: all are taken.
-    fn take() -> Result<Option<Self>, SandboxError> {
-        // SAFETY: no preconditions.
-        if unsafe { libc::geteuid() } != 0 {
-            return Ok(None);
-        }
-        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = taken.iter().position(|is_taken| !is_taken);
-        let free = free.ok_or_else(|| SandboxError(format!("more than {USERS} programs at one time")))?;
-        taken[free] = true;
-        Ok(Some(User(free)))
-    }
-
-    /// Its number; programs of the same machine start at different places of the range.
-    fn id(&self) -> u32 {
-        let block = std::process::id() % 60;
-        FIRST_USER + block * USERS as u32 + self.0 as u32
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        TAKEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0] = false;
-    }
 }
 
 /// A pipe: what is read from, what is written to.
@@ -200,7 +131,7 @@ impl Sandbox {
         let mut ops = Vec::new();
         if is_isolated {
             flags = NAMESPACES;
-            if uid != 0 {
+            if room.user.is_none() {
                 flags |= libc::CLONE_NEWUSER;
                 ops.push(Op::Write(text("/proc/self/setgroups"), b"deny".to_vec()));
                 ops.push(Op::Write(text("/proc/self/uid_map"), format!("{NOBODY} {uid} 1").into_bytes()));
@@ -217,6 +148,7 @@ impl Sandbox {
         }
         ops.push(Op::CloseRest);
         ops.extend(self.limits());
+        ops.push(Op::DropCapabilities);
         if let Some(user) = &room.user {
             ops.push(Op::Become { uid: user.id(), gid: user.id() });
         }
@@ -320,7 +252,9 @@ fn above_standard(end: &OwnedFd) -> Result<RawFd, SandboxError> {
     if fd > 2 {
         return Ok(fd);
     }
-    Err(SandboxError("standard input, output or error of this process is closed: open them, on /dev/null if need be".into()))
+    Err(SandboxError(
+        "standard input, output or error of this process is closed: open them, on /dev/null if need be".into(),
+    ))
 }
 
 /// What step failed, and what is behind it as a rule.
@@ -330,8 +264,12 @@ fn explain(failed: &Failed, ops: &[Op]) -> SandboxError {
         None if failed.step == usize::MAX => "new namespaces are refused".into(),
         None => "the program cannot be executed".into(),
         Some(Op::Write(..)) => "the user namespace cannot be set up".into(),
-        Some(Op::Mount { target, .. } | Op::Bind { target, .. }) => format!("{} cannot be mounted", target.to_string_lossy()),
-        Some(Op::Folder(path, _) | Op::File(path) | Op::Enter(path)) => format!("{} cannot be used", path.to_string_lossy()),
+        Some(Op::Mount { target, .. } | Op::Bind { target, .. }) => {
+            format!("{} cannot be mounted", target.to_string_lossy())
+        }
+        Some(Op::Folder(path, _) | Op::File(path) | Op::Enter(path)) => {
+            format!("{} cannot be used", path.to_string_lossy())
+        }
         Some(Op::Link { at, .. }) => format!("{} cannot be linked", at.to_string_lossy()),
         Some(Op::Root(_)) => "the root folder cannot be changed".into(),
         Some(Op::Become { .. }) => "the user cannot be changed".into(),
@@ -378,7 +316,9 @@ impl Running {
             if self.input.is_some() && ready[2] && feed(&self.input, &input, &mut fed) {
                 self.input = None;
             }
-            for (slot, is_ready, to) in [(&mut self.output, ready[0], &mut stdout), (&mut self.errors, ready[1], &mut stderr)] {
+            for (slot, is_ready, to) in
+                [(&mut self.output, ready[0], &mut stdout), (&mut self.errors, ready[1], &mut stderr)]
+            {
                 if is_ready && take(slot, to, limits.output_bytes) {
                     exit = Some(Exit::TooMuchOutput);
                 }
@@ -405,11 +345,8 @@ impl Running {
 
     /// Waits for output, errors, room for input, or the end, in this order.
     fn wait(&self, ended: Option<&OwnedFd>, left: Duration) -> Result<[bool; 4], SandboxError> {
-        let entry = |end: Option<&OwnedFd>, events| libc::pollfd {
-            fd: end.map_or(-1, AsRawFd::as_raw_fd),
-            events,
-            revents: 0,
-        };
+        let entry =
+            |end: Option<&OwnedFd>, events| libc::pollfd { fd: end.map_or(-1, AsRawFd::as_raw_fd), events, revents: 0 };
         let mut entries = [
             entry(self.output.as_ref(), libc::POLLIN),
             entry(self.errors.as_ref(), libc::POLLIN),

@@ -20,6 +20,8 @@ mod child;
 mod filter;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+mod room;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 
