@@ -42,16 +42,7 @@ impl Decoder {
         let mut values = Vec::with_capacity(at.len());
         for (chunk, at) in at.chunks(ROWS_A_CHUNK).enumerate() {
             let logits = linear::forward(&embedding::forward(at, hidden)?, weight, None)?; // [R,V]
-            let first = chunk * ROWS_A_CHUNK;
-            if let Some(token) = on_device(function, &logits) {
-                values.extend(composed_forward(&logits, &token.tokens[first..first + at.len()], &token)?);
-                continue;
-            }
-            let logits = host(&logits)?;
-            match logits.dtype() {
-                DType::F64 => forward_rows(&logits, first, function.double(), &mut values)?,
-                _ => forward_rows(&logits, first, function.single(), &mut values)?,
-            }
+            values_of(&logits, chunk * ROWS_A_CHUNK, function, &mut values)?;
         }
         Ok(values)
     }
@@ -94,6 +85,24 @@ impl Decoder {
             }
         }
         Ok(d_hidden.to_dtype(hidden.dtype())?)
+    }
+}
+
+/// Adds the values of rows `first`.. from their logits [R,V].
+pub(super) fn values_of(
+    logits: &Tensor,
+    first: usize,
+    function: &dyn AnyRowFunction,
+    values: &mut Vec<RowValue>,
+) -> Result<()> {
+    if let Some(token) = on_device(function, logits) {
+        values.extend(composed_forward(logits, &token.tokens[first..first + logits.dim(0)?], &token)?);
+        return Ok(());
+    }
+    let logits = host(logits)?;
+    match logits.dtype() {
+        DType::F64 => forward_rows(&logits, first, function.double(), values),
+        _ => forward_rows(&logits, first, function.single(), values),
     }
 }
 

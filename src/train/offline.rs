@@ -103,6 +103,10 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         metrics.set("optim/grad_norm", report.grad_norm);
         metrics.set("optim/learning_rate", lr);
         metrics.set("time/step", clock.elapsed().as_secs_f64());
+        metrics.set("train/tokens", update.tokens as f64);
+        metrics.set("train/micro_batches", update.micro_batches as f64);
+        let room = (update.micro_batches * policy.micro_tokens) as f64;
+        metrics.set("train/utilisation", update.tokens as f64 / room.max(1.0));
         metrics.set("train/tokens_per_second", update.tokens as f64 / clock.elapsed().as_secs_f64());
         recorder.record(state.step, &metrics)?;
         let left = (steps - state.step) as f64 * state.seconds / state.step as f64;

@@ -4,9 +4,15 @@
 
 mod config;
 mod configs;
+mod device;
 mod engine;
 mod explain;
 mod families;
+#[cfg(feature = "gguf")]
+mod gguf;
+mod golden;
+mod interrupted;
+mod learning;
 mod program;
 mod training;
 mod usage;

@@ -47,6 +47,12 @@ pub trait Advantage: State + Send {
         false
     }
 
+    /// Whether its baseline or scale comes from the other completions of the same prompt, so that a group
+    /// of one has no advantage.
+    fn compares_within_group(&self) -> bool {
+        true
+    }
+
     /// Names of rewards that its settings mention; each must exist.
     fn reward_names(&self) -> Vec<String> {
         Vec::new()
