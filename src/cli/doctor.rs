@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use candlewick::model::memory::{machine, size};
+use candlewick::model::memory::{machine, read_bandwidth, size};
 use candlewick::model::smoke;
 use console::style;
-use rayon::prelude::*;
 
 use super::table;
 
@@ -39,9 +38,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         &[
             row(
                 "read bandwidth",
-                &format!("{:.1} GB/s, {} threads", read_bandwidth() / 1e9, rayon::current_num_threads()),
+                &format!("{:.1} GB/s, {} threads", read_bandwidth(MEASURE) / 1e9, rayon::current_num_threads()),
             ),
-            row("read, one thread", &format!("{:.1} GB/s", one_thread(read_bandwidth)? / 1e9)),
+            row("read, one thread", &format!("{:.1} GB/s", one_thread(|| read_bandwidth(MEASURE))? / 1e9)),
             row(
                 "f32 matmul",
                 &format!("{:.0} GFLOP/s at 1024 x 1024 x 1024", matmul_rate(&Device::Cpu, DType::F32, 1024)? / 1e9),
@@ -123,19 +122,6 @@ fn instruction_sets() -> Vec<&'static str> {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     Vec::new()
-}
-
-/// Bytes a second read from memory by all threads, from a buffer larger than any cache.
-fn read_bandwidth() -> f64 {
-    let words = vec![1_u64; 48 << 20];
-    let chunk = words.len().div_ceil(rayon::current_num_threads() * 4);
-    let pass = || {
-        words
-            .par_chunks(chunk)
-            .map(|part| part.iter().fold(0_u64, |sum, w| sum.wrapping_add(*w)))
-            .reduce(|| 0, u64::wrapping_add)
-    };
-    (words.len() * 8) as f64 / seconds_a_pass(|| black_box(pass()))
 }
 
 /// Runs a measurement in a pool of one thread.

@@ -159,7 +159,12 @@ impl Policy {
                 }
             };
         }
-        let estimate = memory::estimate(config, &policy.decoder.spec, memory::machine().map(|m| m.1));
+        // The weights are there already, and part of the estimate.
+        let loaded: usize =
+            policy.decoder.params.iter().map(|p| p.value.elem_count() * p.value.dtype().size_in_bytes()).sum();
+        let lengths = super::lengths::measured(config, &policy.renderer, policy.decoder.spec.max_positions);
+        let available = memory::free(policy.decoder.device()).map(|free| free + loaded as u64);
+        let estimate = memory::estimate(config, &policy.decoder.spec, lengths, available);
         policy.keep = if estimate.is_checkpointed { Keep::Inputs } else { Keep::Activations };
         policy.micro_tokens = estimate.micro_batch_tokens;
         Ok(policy)

@@ -8,6 +8,7 @@ mod device;
 mod engine;
 mod explain;
 mod families;
+mod faults;
 #[cfg(feature = "gguf")]
 mod gguf;
 mod golden;
