@@ -69,11 +69,11 @@ impl<'a> Tensors<'a> {
         let like = self.decoder.params.value(self.decoder.embedding);
         let first = self.rows.iter().map(|r| r.start).min().unwrap_or(self.at);
         let used = self.at - first;
-        let index: Vec<u32> = self.rows.iter().map(|r| r.slot as u32).collect();
-        let index = Tensor::new(index, like.device())?;
+        let slots_of_rows: Vec<u32> = self.rows.iter().map(|r| r.slot as u32).collect();
         let moved = |old: Option<&Tensor>| -> Result<Tensor> {
             let new = Tensor::zeros((slots, heads.keys, columns, heads.size), like.dtype(), like.device())?;
             if let Some(old) = old.filter(|_| used > 0) {
+                let index = Tensor::new(slots_of_rows.as_slice(), like.device())?;
                 let kept = old.index_select(&index, 0)?.narrow(2, first, used)?.contiguous()?;
                 new.narrow(0, 0, self.rows.len())?.slice_set(&kept, 2, at - used)?;
             }

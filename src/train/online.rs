@@ -209,6 +209,9 @@ pub(super) fn finish(
         "{} steps in {:.0} s, {} tokens sampled, {} trained on",
         state.step, state.seconds, state.sampled_tokens, state.trained_tokens
     ));
+    if let Some(bytes) = crate::model::memory::peak() {
+        say(&format!("peak memory {}", crate::model::memory::size(bytes)));
+    }
     say(&format!("checkpoint  {}", checkpoint.display()));
     say(&format!("metrics     {}", folder.join("metrics.jsonl").display()));
     if !last.is_empty() {

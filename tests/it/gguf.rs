@@ -211,7 +211,7 @@ fn config<T: serde::de::DeserializeOwned>(name: &str) -> T {
 
 #[test]
 fn gguf_feature_oracle_forward_logits_equal_candle_transformers() {
-    let input = Tensor::new(&[TOKENS.as_slice()], &Device::Cpu).unwrap();
+    let input = Tensor::new(&[TOKENS], &Device::Cpu).unwrap();
     for name in ["smollm2", "llama", "mistral", "qwen2", "qwen3"] {
         let folder = fixture(name);
         let vb = || {

@@ -426,8 +426,11 @@ fn composed_backward(
         let p = composed_softmax(&qs, &ks.t()?, &mask, heads.scale)?;
         let go = by_head(d_out, &keys[1..], d, 1)?; // [H,T,D]
         let dp = go.matmul(&by_head(v, &keys, d, g)?.t()?)?; // [H,T,S]
-        let pull = (&dp * &p)?.sum_keepdim(candle_core::D::Minus1)?;
-        let ds = ((dp.broadcast_sub(&pull)? * &p)? * heads.scale)?;
+        // Differences of near numbers: taken in f32 where the operands are half precision.
+        let wide = super::wide(p.dtype());
+        let (dp, p_wide) = (dp.to_dtype(wide)?, p.to_dtype(wide)?);
+        let pull = (&dp * &p_wide)?.sum_keepdim(candle_core::D::Minus1)?;
+        let ds = ((dp.broadcast_sub(&pull)? * p_wide)? * heads.scale)?.to_dtype(p.dtype())?;
         dq.push(by_token(&ds.matmul(&ks)?)?);
         dk.deal(&ds.t()?.contiguous()?.matmul(&qs)?, pack, segment, heads)?;
         dv.deal(&p.t()?.contiguous()?.matmul(&go)?, pack, segment, heads)?;
