@@ -144,7 +144,7 @@ fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec, lengt
     let peak = size(estimate.peak());
     writeln!(out, "\n{} {peak} {checkpointing} gradient checkpointing{most}", style("peak:").bold())?;
     if !lengths.is_measured {
-        writeln!(out, "the data are not on this machine: prompts are taken to have {} tokens", lengths.mean)?;
+        writeln!(out, "data or tokenizer are not on this machine: prompts are taken to have {} tokens", lengths.mean)?;
     }
     if let Some((total, free)) = machine {
         writeln!(out, "this machine has {}, of which {} are free", size(total), size(free))?;

@@ -15,6 +15,9 @@ use candlewick::model::spec::DecoderSpec;
 use candlewick::model::weights::Weights;
 use candlewick_algorithms::row::token::TokenLogp;
 
+/// A model of candle-transformers: input ids and their first position to logits.
+type Step = Box<dyn FnMut(&Tensor, usize) -> Tensor>;
+
 const TOKENS: [u32; 12] = [3, 17, 40, 2, 2, 91, 60, 8, 13, 77, 5, 30];
 
 fn random(family: &str) -> Decoder {
@@ -141,7 +144,7 @@ fn gguf_log_probs_are_those_of_candle_transformers() {
         write(&path, &decoder, GgmlDType::Q8_0, None);
         let mut file = std::fs::File::open(&path).unwrap();
         let content = gguf_file::Content::read(&mut file).unwrap();
-        let mut step: Box<dyn FnMut(&Tensor, usize) -> Tensor> = match family {
+        let mut step: Step = match family {
             "llama" => {
                 let mut model = quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap();
                 Box::new(move |x, at| model.forward(x, at).unwrap())
