@@ -5,6 +5,7 @@
 mod config;
 mod configs;
 mod engine;
+mod evaluation;
 mod explain;
 mod families;
 mod program;
