@@ -307,6 +307,13 @@ fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
     let all = candlewick_eval::benchmark::all();
     let known: Vec<&str> = all.iter().map(|b| b.name()).chain(["validation"]).collect();
     for name in eval.benchmarks.iter().filter(|n| !known.contains(&n.as_str())) {
+        if crate::eval::is_source(name) {
+            if let Err(error) = crate::eval::check(name) {
+                let message = format!("benchmark `{name}` cannot be read: {error:#}");
+                findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });
+            }
+            continue;
+        }
         let hint = nearest(name, &known).map_or(String::new(), |n| format!(": did you mean `{n}`?"));
         findings.push(Finding {
             is_key: false,

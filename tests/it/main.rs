@@ -6,6 +6,7 @@ mod config;
 mod configs;
 mod device;
 mod engine;
+mod evaluation;
 mod explain;
 mod families;
 mod faults;
