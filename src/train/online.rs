@@ -500,11 +500,11 @@ impl<'a> Run<'a> {
         for range in draw.batch.groups() {
             let id = draw.batch.group[range.start];
             let verdicts = &draw.batch.verdict[range.clone()];
-            let right = verdicts.iter().filter(|v| **v == Verdict::Right).count() as u64;
-            let judged = verdicts.iter().filter(|v| **v != Verdict::Missing).count() as u64;
+            let outcomes: Vec<bool> =
+                verdicts.iter().filter(|v| **v != Verdict::Missing).map(|v| *v == Verdict::Right).collect();
             let tokens = draw.completions[range.clone()].iter().map(|c| c.tokens.len() as u64).sum();
             debug_assert!(draw.prompts.contains(&id));
-            self.stages.success.record(id, right, judged, range.len() as u64, tokens);
+            self.stages.success.record(id, &outcomes, range.len() as u64, tokens);
         }
     }
 

@@ -287,7 +287,13 @@ impl Policy {
     }
 
     /// k3 between the anchor and the policy, mean over the tokens of groups that count, [1].
-    fn anchor_kl(&self, batch: &Batch, leaves: &Leaves, sets: &[Set], metrics: &mut Metrics) -> Result<candle_core::Tensor> {
+    fn anchor_kl(
+        &self,
+        batch: &Batch,
+        leaves: &Leaves,
+        sets: &[Set],
+        metrics: &mut Metrics,
+    ) -> Result<candle_core::Tensor> {
         let mut live = batch.clone();
         live.keep.fill(false);
         sets.iter().filter(|s| s.is_kept).flat_map(|s| &s.rows).for_each(|&i| live.keep[i] = true);
@@ -333,7 +339,8 @@ impl Objective for Policy {
     fn idle_rows(&self, batch: &Batch) -> Vec<bool> {
         let mut idle = vec![false; batch.rows()];
         let is_first = self.settings.anchor == Anchor::OnPolicy && batch.old_logp.is_none();
-        let (true, Some(Advantages::Row(advantage)), AdpoLoss::Softmax) = (is_first, &batch.advantage, &self.settings.loss)
+        let (true, Some(Advantages::Row(advantage)), AdpoLoss::Softmax) =
+            (is_first, &batch.advantage, &self.settings.loss)
         else {
             return idle;
         };
