@@ -1,6 +1,6 @@
 //! A benchmark rendered for one model: its prompts as text and tokens, and what is doubtful about them.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candlewick_eval::benchmark::{self, Ask, Benchmark, Form, Item, Role, Shot, WORDINGS};
 use candlewick_eval::contamination::Contamination;
 use serde_json::Value;
@@ -59,13 +59,12 @@ pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Op
     let hub = Hub::from_env();
     let mut exams: Vec<Exam> = Vec::new();
     for name in &eval.benchmarks {
-        let mut set = set::read(name, data, &hub).with_context(|| format!("benchmark `{name}` cannot be prepared"))?;
+        let mut set = set::read(name, data, &hub)?;
         if let Some(training) = training {
             set.clean(training)?;
         }
         set.limit(eval.problems);
-        let exam =
-            Exam::render(policy, eval, &hub, set).with_context(|| format!("benchmark `{name}` cannot be prepared"))?;
+        let exam = Exam::render(policy, eval, &hub, set).map_err(|e| anyhow!("benchmark `{name}`: {e:#}"))?;
         ensure!(
             exams.iter().all(|other| other.name != exam.name),
             "two benchmarks are named `{}`: evaluate them apart, or rename a file",
@@ -166,8 +165,7 @@ fn shots(benchmark: &dyn Benchmark, eval: &EvalConfig, hub: &Hub) -> Result<Opti
                 break 'files;
             }
             let (place, row) = row?;
-            let shot = benchmark.shot(&Value::Object(row), shots.len()).with_context(|| place.to_string())?;
-            shots.push(shot);
+            shots.push(benchmark.shot(&Value::Object(row), shots.len()).map_err(|e| set::at(&place, e))?);
         }
     }
     ensure!(shots.len() == wanted, "`{file}` holds {} worked examples, not {wanted}", shots.len());
