@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use candlewick::config::{Device, Dtype, EvalConfig, ModelConfig};
+use candlewick::config::{BudgetWord, Device, Dtype, EvalBudget, EvalConfig, ModelConfig};
 
 /// Test a checkpoint on benchmarks, with intervals that say how sure the figures are.
 ///
@@ -28,6 +28,9 @@ pub(crate) struct Arguments {
     /// Most tokens of a completion.
     #[arg(long, default_value_t = 512)]
     limit: usize,
+    /// Length in tokens that the prompts tell; nothing if not given.
+    #[arg(long, value_name = "TOKENS")]
+    told: Option<usize>,
     /// Seed of the samples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -51,6 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         samples: arguments.samples,
         temperature: arguments.temperature,
         limit: Some(arguments.limit),
+        budget: arguments.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
     };
     let model = ModelConfig {
         revision: arguments.revision.clone(),

@@ -22,10 +22,33 @@ pub struct EvalConfig {
     /// Most tokens of a completion; absent takes the largest budget of training, or 512.
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
+    /// Length that the prompts tell: none, that of the last training step, or a number of tokens. A model trained on
+    /// told lengths answers otherwise without one: report both.
+    pub budget: EvalBudget,
+}
+
+/// What the prompts of a test tell about the length of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EvalBudget {
+    /// In words.
+    Word(BudgetWord),
+    /// This many tokens.
+    Tokens(usize),
+}
+
+/// A budget that is not a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetWord {
+    /// Prompts tell nothing.
+    None,
+    /// The length that `budget.tokens` tells in the last training step.
+    Final,
 }
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { benchmarks: Vec::new(), every: 0, problems: None, samples: 1, temperature: 0.0, limit: None }
+        Self { benchmarks: Vec::new(), every: 0, problems: None, samples: 1, temperature: 0.0, limit: None, budget: EvalBudget::Word(BudgetWord::None) }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::folder::write_atomically;
 use super::policy::Policy;
-use crate::config::{Config, EvalConfig, Kind};
+use crate::config::{BudgetWord, Config, EvalBudget, EvalConfig, Kind};
 use crate::data::{self, DataConfig, Problem, Prompt, Split, split};
 use crate::hub::Hub;
 use crate::model::chat_template::Message;
@@ -110,17 +110,19 @@ impl Grade for MathGrade {
 /// The exams that `[eval]` names: benchmarks, or `validation`, the held-out part of `[data]`.
 ///
 /// Where fewer problems are wanted than there are, the same ones are taken each time, by the hash of their ids.
-pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig) -> Result<Vec<Exam>> {
+///
+/// `told` is the length that every prompt tells, if any.
+pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, told: Option<usize>) -> Result<Vec<Exam>> {
     let hub = Hub::from_env();
     let mut exams = Vec::new();
     for name in &eval.benchmarks {
         let exam = match benchmark::named(name) {
-            Ok(benchmark) => official(policy, benchmark, &hub),
+            Ok(benchmark) => official(policy, benchmark, &hub, told),
             Err(_) if name == "validation" => {
                 let problems = data::load(data, &hub, Split::Validation)?.problems()?;
-                own(policy, name, problems)
+                own(policy, name, problems, told)
             }
-            Err(_) => own(policy, name, data::load_source(data, &hub, name)?.problems()?),
+            Err(_) => own(policy, name, data::load_source(data, &hub, name)?.problems()?, told),
         };
         let mut exam = exam.with_context(|| format!("benchmark `{name}` cannot be prepared"))?;
         exam.limit(eval.problems);
@@ -129,12 +131,19 @@ pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig) -> Result<Ve
     Ok(exams)
 }
 
-fn own(policy: &Policy, name: &str, problems: Vec<Problem>) -> Result<Exam> {
+/// A prompt's text and ids, with the length that it tells.
+fn rendered(policy: &Policy, prompt: &Prompt, told: Option<usize>) -> Result<(String, Vec<u32>)> {
+    let told = told.map(|tokens| policy.renderer.told(prompt, tokens));
+    let prompt = told.as_ref().unwrap_or(prompt);
+    Ok((policy.renderer.text(prompt)?, policy.renderer.prompt(prompt)?))
+}
+
+fn own(policy: &Policy, name: &str, problems: Vec<Problem>, told: Option<usize>) -> Result<Exam> {
     let mut exam =
         Exam { name: name.to_owned(), benchmark: None, items: Vec::new(), prompts: Vec::new(), stop: Vec::new() };
     for problem in problems {
         let answer = problem.answer.with_context(|| format!("problem `{}` has no answer to grade by", problem.id))?;
-        exam.prompts.push((policy.renderer.text(&problem.prompt)?, policy.renderer.prompt(&problem.prompt)?));
+        exam.prompts.push(rendered(policy, &problem.prompt, told)?);
         let groups = problem.meta.iter().filter(|(key, _)| matches!(key.as_str(), "terms" | "level" | "subject"));
         exam.items.push(Item {
             id: problem.id,
@@ -148,7 +157,7 @@ fn own(policy: &Policy, name: &str, problems: Vec<Problem>) -> Result<Exam> {
     Ok(exam)
 }
 
-fn official(policy: &Policy, benchmark: Box<dyn Benchmark>, hub: &Hub) -> Result<Exam> {
+fn official(policy: &Policy, benchmark: Box<dyn Benchmark>, hub: &Hub, told: Option<usize>) -> Result<Exam> {
     let source = benchmark.source();
     let dataset = source.dataset.context("it has no data set on the Hub: name a file instead")?;
     let configs: Vec<Option<&str>> =
@@ -191,7 +200,7 @@ fn official(policy: &Policy, benchmark: Box<dyn Benchmark>, hub: &Hub) -> Result
                     .collect(),
             ),
         };
-        exam.prompts.push((policy.renderer.text(&prompt)?, policy.renderer.prompt(&prompt)?));
+        exam.prompts.push(rendered(policy, &prompt, told)?);
         exam.items.push(item);
     }
     exam.benchmark = Some(benchmark);
@@ -293,6 +302,15 @@ impl Exam {
     }
 }
 
+/// The length that prompts of a test tell, where the last training step tells `last`.
+fn told(eval: &EvalConfig, last: Option<usize>) -> Option<usize> {
+    match eval.budget {
+        EvalBudget::Word(BudgetWord::None) => None,
+        EvalBudget::Word(BudgetWord::Final) => last,
+        EvalBudget::Tokens(tokens) => Some(tokens),
+    }
+}
+
 /// How a run examines its policy.
 pub struct Examiner {
     exams: Vec<Exam>,
@@ -303,14 +321,15 @@ pub struct Examiner {
 }
 
 impl Examiner {
-    /// The exams of a run.
-    pub fn for_run(policy: &Policy, config: &Config) -> Result<Self> {
+    /// The exams of a run; `last` is the length that its last step tells.
+    pub fn for_run(policy: &Policy, config: &Config, last: Option<usize>) -> Result<Self> {
         let budget = match config.kind() {
             Kind::Online(online) => Some(online.budget.tokens.build()?.largest()),
             Kind::Offline(_) => None,
         };
+        let told = told(&config.eval, last);
         Ok(Self {
-            exams: exams(policy, &config.eval, &config.data)?,
+            exams: exams(policy, &config.eval, &config.data, told)?,
             cap: config.eval.limit.or(budget).unwrap_or(512),
             eval: config.eval.clone(),
             seed: config.run.seed,
@@ -430,7 +449,7 @@ pub fn evaluate(
     let cap = eval.limit.unwrap_or(512);
     let mut outcomes = Vec::new();
     let mut results = serde_json::Map::new();
-    for exam in exams(policy, eval, data)? {
+    for exam in exams(policy, eval, data, told(eval, None))? {
         let outcome = exam.sit(policy, eval, cap, seed, &MathGrade::for_benchmarks(), false)?;
         write_samples(&output.join(format!("samples-{}.jsonl", file_name(&outcome.name))), &outcome.samples)?;
         results.insert(outcome.name.clone(), serde_json::to_value(&outcome.results)?);

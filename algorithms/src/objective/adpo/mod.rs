@@ -329,17 +329,20 @@ impl Objective for Policy {
         true
     }
 
-    /// Groups with equal advantages while the policy is still its own anchor: there p = q = 1/G exactly.
+    /// Groups that leave the mean, rows that leave their group, and groups with equal advantages while the policy is still
+    /// its own anchor: there p = q = 1/G exactly.
     fn idle_rows(&self, batch: &Batch) -> Vec<bool> {
         let mut idle = vec![false; batch.rows()];
         let is_first = self.settings.anchor == Anchor::OnPolicy && batch.old_logp.is_none();
-        let (true, Some(Advantages::Row(advantage)), AdpoLoss::Softmax) = (is_first, &batch.advantage, &self.settings.loss)
-        else {
-            return idle;
-        };
+        let rests_flat = is_first && self.settings.loss == AdpoLoss::Softmax;
         for group in batch.groups() {
-            let is_flat = advantage[group.clone()].windows(2).all(|w| w[0] == w[1]);
-            group.for_each(|i| idle[i] = is_flat);
+            let rows = self.candidates(batch, group.clone());
+            let is_dropped = self.is_kept(batch, &rows).is_ok_and(|kept| !kept);
+            let is_flat = match &batch.advantage {
+                Some(Advantages::Row(a)) => rests_flat && rows.windows(2).all(|w| a[w[0]] == a[w[1]]),
+                _ => false,
+            };
+            group.for_each(|i| idle[i] = is_dropped || is_flat || !rows.contains(&i));
         }
         idle
     }
