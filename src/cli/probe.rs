@@ -38,7 +38,11 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = arguments.config.load()?;
     let Kind::Online(online) = config.kind() else {
-        return Err(Usage(format!("objective `{}` samples nothing: a probe needs a config that does", config.objective.variant())).into());
+        return Err(Usage(format!(
+            "objective `{}` samples nothing: a probe needs a config that does",
+            config.objective.variant()
+        ))
+        .into());
     };
     let settings =
         Settings { rollouts: arguments.rollouts, problems: arguments.problems, again: arguments.again.clone() };

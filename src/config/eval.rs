@@ -49,6 +49,14 @@ pub enum BudgetWord {
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { benchmarks: Vec::new(), every: 0, problems: None, samples: 1, temperature: 0.0, limit: None, budget: EvalBudget::Word(BudgetWord::None) }
+        Self {
+            benchmarks: Vec::new(),
+            every: 0,
+            problems: None,
+            samples: 1,
+            temperature: 0.0,
+            limit: None,
+            budget: EvalBudget::Word(BudgetWord::None),
+        }
     }
 }

@@ -190,10 +190,7 @@ fn groups(config: &Config, findings: &mut Vec<Finding>) {
             "groups of {mean} completion teach nothing: `objective.{}` compares the completions of one prompt",
             config.objective.variant()
         );
-        findings.push(Finding {
-            is_key: false,
-            ..Finding::at(&format!("budget.rollouts.{variant}.mean"), message)
-        });
+        findings.push(Finding { is_key: false, ..Finding::at(&format!("budget.rollouts.{variant}.mean"), message) });
     }
     let per_step = config.prompts.as_ref().and_then(|p| p.build().ok()).map(|p| p.per_step());
     if let (Some(per_step), Some(TrainConfig::Online(train))) = (per_step, config.train)
@@ -272,7 +269,10 @@ fn rates(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     if reads_pairs && !matches!(config.prompts, Some(PromptsConfig::Pairing(_)) | None) {
         let path = stage("advantage", config.advantage.as_ref().map(|a| a.variant()));
         let message = format!("`{path}` weighs pairs of a hard and an easy prompt, which only [prompts.pairing] makes");
-        findings.push(Finding { help: Some("use [prompts.pairing], or [advantage.group]".into()), ..Finding::at(&path, message) });
+        findings.push(Finding {
+            help: Some("use [prompts.pairing], or [advantage.group]".into()),
+            ..Finding::at(&path, message)
+        });
     }
     let rewards = config.reward.as_ref().and_then(|r| Some((r.verdict.clone(), Rewards::new(r).ok()?)));
     if let Some((Some(named), rewards)) = &rewards
@@ -283,7 +283,11 @@ fn rates(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
             "`objective.{}` learns from labels that are 0 or 1, and `reward.verdict` names `{named}`, whose scores are not",
             config.objective.variant()
         );
-        findings.push(Finding { is_key: false, help: Some("name a binary reward, such as `math`".into()), ..Finding::at("reward.verdict", message) });
+        findings.push(Finding {
+            is_key: false,
+            help: Some("name a binary reward, such as `math`".into()),
+            ..Finding::at("reward.verdict", message)
+        });
     }
     let Some(budget) = &config.budget else { return };
     let tokens = budget.tokens.build().ok();
@@ -297,7 +301,10 @@ fn rates(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
         || budget.rollouts.build().is_ok_and(|r| r.reads_success());
     if config.data.probe.is_some() && !reads && !tells {
         let message = "nothing reads `data.probe`: neither prompts nor budgets go by success rates or told lengths";
-        findings.push(Finding { help: Some("use [prompts.pairing], [budget.rollouts.knapsack] or [budget.tokens.curriculum]".into()), ..Finding::at("data.probe", message) });
+        findings.push(Finding {
+            help: Some("use [prompts.pairing], [budget.rollouts.knapsack] or [budget.tokens.curriculum]".into()),
+            ..Finding::at("data.probe", message)
+        });
     }
 }
 
@@ -342,7 +349,10 @@ fn offline(config: &Config, findings: &mut Vec<Finding>) {
         ("train.online", matches!(config.train, Some(TrainConfig::Online(_)))),
     ];
     if config.data.probe.is_some() {
-        findings.push(Finding::at("data.probe", format!("nothing reads `data.probe`: objective `{objective}` learns from given examples")));
+        findings.push(Finding::at(
+            "data.probe",
+            format!("nothing reads `data.probe`: objective `{objective}` learns from given examples"),
+        ));
     }
     for (section, _) in sections.iter().filter(|(_, is_there)| *is_there) {
         findings.push(unread(section, &format!("objective `{objective}` learns from given examples")));

@@ -213,7 +213,9 @@ fn rates_and_lengths_are_told_and_read_by_someone() {
     assert!(refused(&paid, &[]).contains("a length that nothing states"));
     let curriculum = paid.replace("budget.tokens.fixed", "budget.tokens.curriculum");
     Config::parse("run.toml", &curriculum, &["eval.budget=final".into()]).unwrap_or_else(|e| panic!("{e}"));
-    assert!(refused(&curriculum, &["budget.tokens.curriculum.start_share=1.5"]).contains("name its file in `data.probe`"));
+    assert!(
+        refused(&curriculum, &["budget.tokens.curriculum.start_share=1.5"]).contains("name its file in `data.probe`")
+    );
     assert!(refused(&curriculum, &["budget.tokens.curriculum.schedule.drops.end=0"]).contains("smallest budget is 1"));
     assert!(refused(ONLINE, &["budget.rollouts.knapsack.mean=1"]).contains("cannot pay it"));
     let silent = ONLINE.replace("[reward.math]", "[reward.length]\ntarget = 9");

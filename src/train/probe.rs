@@ -86,7 +86,8 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
     let rewards = Rewards::new(online.reward)?;
     rewards.verdict().context("a probe must know which completions are right")?;
     let tokens = online.budget.tokens.build()?;
-    let plan = if tokens.needs_probe() { Plan { told: None, cap: tokens.largest() } } else { tokens.plan(0, online.steps)? };
+    let plan =
+        if tokens.needs_probe() { Plan { told: None, cap: tokens.largest() } } else { tokens.plan(0, online.steps)? };
     let RolloutConfig::Discrete(discrete) = online.rollout;
     let header = Header {
         model: config.model.path.clone(),
@@ -132,7 +133,8 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
         }
         let mut lines = String::new();
         for (c, &i) in chunk.iter().enumerate() {
-            let rows: Vec<usize> = (0..found.completions.len()).filter(|&r| found.completions[r].request == c).collect();
+            let rows: Vec<usize> =
+                (0..found.completions.len()).filter(|&r| found.completions[r].request == c).collect();
             let record = record(&pool[i].0, &rows, &found.completions, &graded.verdict);
             lines.push_str(&serde_json::to_string(&record)?);
             lines.push('\n');
@@ -241,8 +243,7 @@ pub(super) fn item(problem: &Problem, prompt: &str, completion: String, c: &Comp
 }
 
 fn record(problem: &Problem, rows: &[usize], completions: &[Completion], verdict: &[Option<f64>]) -> Record {
-    let outcomes: String =
-        rows.iter().filter_map(|&r| verdict[r]).map(|v| if v > 0.5 { '1' } else { '0' }).collect();
+    let outcomes: String = rows.iter().filter_map(|&r| verdict[r]).map(|v| if v > 0.5 { '1' } else { '0' }).collect();
     let is_cut = |r: &&usize| completions[**r].finish == Finish::Length;
     let tokens: usize = rows.iter().map(|&r| completions[r].tokens.len()).sum();
     let sampled = rows.len().max(1) as f64;
@@ -271,7 +272,11 @@ fn open(path: &Path, header: &Header) -> Result<(File, BTreeMap<String, Record>)
     file.set_len(whole as u64).with_context(cannot)?;
     file.seek(SeekFrom::End(0)).with_context(cannot)?;
     if whole == 0 {
-        ensure!(text.is_empty() || text.starts_with("{\"probe\""), "{} is not a file of a probe: choose another `--output`", path.display());
+        ensure!(
+            text.is_empty() || text.starts_with("{\"probe\""),
+            "{} is not a file of a probe: choose another `--output`",
+            path.display()
+        );
         let line = serde_json::to_string(&First { probe: header.clone() })? + "\n";
         file.write_all(line.as_bytes()).with_context(cannot)?;
         return Ok((file, BTreeMap::new()));
@@ -325,7 +330,12 @@ pub fn recall(path: &Path, pool: &[(Problem, Vec<u32>)], success: &mut Success) 
         success.record(id, &outcomes, record.sampled as u64, tokens);
         known += 1;
     }
-    ensure!(known > 0, "`data.probe`: {} knows none of the {} training problems by their ids", path.display(), pool.len());
+    ensure!(
+        known > 0,
+        "`data.probe`: {} knows none of the {} training problems by their ids",
+        path.display(),
+        pool.len()
+    );
     Ok(known)
 }
 
@@ -346,7 +356,11 @@ fn summary(records: &[Record], output: &Path) {
     }
     let mean = |f: &dyn Fn(&Record) -> f64| records.iter().map(f).sum::<f64>() / records.len().max(1) as f64;
     let rate = mean(&|r| r.k as f64 / r.n.max(1) as f64);
-    say(&format!("mean rate {rate:.3}, {:.1} tokens a completion, {:.1} % cut off", mean(&|r| r.mean_tokens), 100.0 * mean(&|r| r.truncated)));
+    say(&format!(
+        "mean rate {rate:.3}, {:.1} tokens a completion, {:.1} % cut off",
+        mean(&|r| r.mean_tokens),
+        100.0 * mean(&|r| r.truncated)
+    ));
     let by_length = count(&|r| side(r) == Some(Side::Easy) && r.truncated_wrong == r.n - r.k);
     if by_length > 0 {
         say(&format!("{by_length} easy problems fail by being cut off alone: they teach length, so raise the limit"));
@@ -365,7 +379,9 @@ mod tests {
     fn line(id: &str, outcomes: &str) -> String {
         let k = outcomes.matches('1').count();
         let n = outcomes.len();
-        format!("{{\"id\":\"{id}\",\"n\":{n},\"k\":{k},\"outcomes\":\"{outcomes}\",\"sampled\":{n},\"mean_tokens\":5.0,\"truncated\":0.0,\"truncated_wrong\":0}}\n")
+        format!(
+            "{{\"id\":\"{id}\",\"n\":{n},\"k\":{k},\"outcomes\":\"{outcomes}\",\"sampled\":{n},\"mean_tokens\":5.0,\"truncated\":0.0,\"truncated_wrong\":0}}\n"
+        )
     }
 
     #[test]

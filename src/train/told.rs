@@ -9,9 +9,8 @@ use candlewick_algorithms::{Batch, Metrics};
 /// `tokens_median`, `tokens_p95`.
 pub(super) fn metrics(draw: &Batch) -> Metrics {
     let mut m = Metrics::new();
-    let rows: Vec<(f64, f64, Verdict)> = (0..draw.rows())
-        .filter_map(|i| Some((draw.row_tokens(i), draw.told[i]? as f64, draw.verdict[i])))
-        .collect();
+    let rows: Vec<(f64, f64, Verdict)> =
+        (0..draw.rows()).filter_map(|i| Some((draw.row_tokens(i), draw.told[i]? as f64, draw.verdict[i]))).collect();
     if rows.is_empty() {
         return m;
     }

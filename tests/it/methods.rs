@@ -29,8 +29,7 @@ const REWARD: &str = "[reward.math]\n";
 const ADVANTAGE: &str = "[advantage.group]\n";
 const OBJECTIVE: &str = "[objective.grpo]\n";
 
-const REAL: [(&str, &str); 2] =
-    [(ADVANTAGE, ""), (OBJECTIVE, "[objective.real]\n[train.online]\nminibatches = 2\n")];
+const REAL: [(&str, &str); 2] = [(ADVANTAGE, ""), (OBJECTIVE, "[objective.real]\n[train.online]\nminibatches = 2\n")];
 const ADPO: [(&str, &str); 1] =
     [(OBJECTIVE, "[objective.adpo]\ntau = 0.5\nlength_normalize = true\n[train.online]\nminibatches = 2\n")];
 const PAIRING: [(&str, &str); 2] =
@@ -83,9 +82,8 @@ fn real_learns_from_labels_and_not_from_those_of_other_problems() {
     assert!(mean(&steps, "objective/real/margin") > 0.0, "right rows rise above wrong ones within a batch");
 
     let data = run.output.path().join("shuffled.jsonl");
-    let problems: Vec<Vec<u64>> = (0..600u64)
-        .map(|i| (0..4 + i % 5).map(|k| 1 + (i * 7919 + k * 104_729 + i * k * 31) % 9).collect())
-        .collect();
+    let problems: Vec<Vec<u64>> =
+        (0..600u64).map(|i| (0..4 + i % 5).map(|k| 1 + (i * 7919 + k * 104_729 + i * k * 31) % 9).collect()).collect();
     let lines: Vec<String> = (0..problems.len())
         .map(|i| {
             let terms: Vec<String> = problems[i].iter().map(u64::to_string).collect();
@@ -132,8 +130,10 @@ fn budgets_and_pairs_learn_from_measured_rates() {
     let dual: f64 = rows(&run.folder("dual")).iter().map(|r| r["budget/rollouts/allocated"].as_f64().unwrap()).sum();
     assert!(dual <= 20.0 * 256.0, "the run's budget holds: {dual}");
     let pairs = rows(&run.folder("pairing"));
-    let (rare, common) =
-        (mean(&pairs, "advantage/pairing/hard_rare_advantage"), mean(&pairs, "advantage/pairing/hard_common_advantage"));
+    let (rare, common) = (
+        mean(&pairs, "advantage/pairing/hard_rare_advantage"),
+        mean(&pairs, "advantage/pairing/hard_common_advantage"),
+    );
     assert!(rare > common, "rare successes carry more: {rare} against {common}");
 }
 
@@ -195,7 +195,11 @@ fn a_probe_goes_on_where_it_stopped_and_its_file_is_the_same() {
     let (whole, parts) = (run.output.path().join("whole.jsonl"), run.output.path().join("parts.jsonl"));
     let probe = |output: &Path, more: &[&str]| {
         let done = probe(&run, "configs/quickstart.toml", output, more);
-        (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned(), String::from_utf8_lossy(&done.stderr).into_owned())
+        (
+            done.status.success(),
+            String::from_utf8_lossy(&done.stdout).into_owned(),
+            String::from_utf8_lossy(&done.stderr).into_owned(),
+        )
     };
     assert!(probe(&whole, &["--problems", "40"]).0);
     assert!(probe(&parts, &["--problems", "15"]).0);

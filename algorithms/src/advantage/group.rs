@@ -37,7 +37,14 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
-        Self { weights: BTreeMap::new(), mix: Mix::default(), kl_in_reward: 0.0, eps: 1e-4, std: Deviation::Sample, clip: None }
+        Self {
+            weights: BTreeMap::new(),
+            mix: Mix::default(),
+            kl_in_reward: 0.0,
+            eps: 1e-4,
+            std: Deviation::Sample,
+            clip: None,
+        }
     }
 }
 

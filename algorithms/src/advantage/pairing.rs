@@ -184,10 +184,13 @@ fn pairs(batch: &Batch) -> Result<Vec<[Range<usize>; 2]>> {
             return Err(not_a_pair(pair));
         }
     }
-    found.into_iter().map(|(pair, sides)| match sides {
-        [Some(hard), Some(easy)] => Ok([hard, easy]),
-        _ => Err(not_a_pair(pair)),
-    }).collect()
+    found
+        .into_iter()
+        .map(|(pair, sides)| match sides {
+            [Some(hard), Some(easy)] => Ok([hard, easy]),
+            _ => Err(not_a_pair(pair)),
+        })
+        .collect()
 }
 
 fn not_a_pair(pair: usize) -> Error {

@@ -84,15 +84,20 @@ fn online(case: &Case) {
     if config.has("adaptive_tau") {
         let adaptive = config.child("adaptive_tau");
         let of = |key: &str| adaptive.number(key).unwrap_or_else(|| panic!("{path}: adaptive_tau.{key}"));
-        settings.adaptive =
-            Some(Adaptive { alpha: of("alpha"), beta: of("beta"), min: of("min"), max: of("max") });
+        settings.adaptive = Some(Adaptive { alpha: of("alpha"), beta: of("beta"), min: of("min"), max: of("max") });
         batch.vocabulary = Some(of("vocab_size") as usize);
         adaptive.finish();
     }
     let mut objective = settings.policy().unwrap();
     objective.prepare(&mut batch).unwrap();
     batch.count_totals();
-    compare(case, &objective, &batch, &table(inputs.find(&["logps", "logp", "logp_new"]).expect("log-probs")), &settings);
+    compare(
+        case,
+        &objective,
+        &batch,
+        &table(inputs.find(&["logps", "logp", "logp_new"]).expect("log-probs")),
+        &settings,
+    );
 }
 
 fn compare(case: &Case, objective: &Policy, batch: &Batch, logp: &Table, settings: &Adpo) {
@@ -114,7 +119,11 @@ fn compare(case: &Case, objective: &Policy, batch: &Batch, logp: &Table, setting
         let (path, wanted) = (format!("{}.{key}", case.path), case.expected.get(&key));
         let by_set = |f: &dyn Fn(&crate::objective::adpo::Set) -> Vec<f64>| {
             let found: Vec<f64> = sets.iter().flat_map(f).collect();
-            let wanted = if wanted.get(0).is_some_and(serde_json::Value::is_array) { rows(wanted).concat() } else { vector(wanted) };
+            let wanted = if wanted.get(0).is_some_and(serde_json::Value::is_array) {
+                rows(wanted).concat()
+            } else {
+                vector(wanted)
+            };
             all_close(&path, &found, &wanted, TOLERANCE);
         };
         match key.as_str() {
@@ -184,7 +193,12 @@ fn pairwise(path: &str, expected: &Fields, logps: &[Vec<f64>], anchor: &[Vec<f64
     let q = expected.number("q_first").expect("q_first");
     let two = |rows: &[Vec<f64>]| rows.iter().map(|r| r[..2].to_vec()).collect::<Vec<_>>();
     let (per_pair, gradient) = losses(&two(logps), &two(anchor), &vec![vec![q, 1.0 - q]; logps.len()], tau);
-    close(&format!("{path}.loss"), per_pair.iter().sum::<f64>() / per_pair.len() as f64, expected.number("loss").expect("a loss"), TOLERANCE);
+    close(
+        &format!("{path}.loss"),
+        per_pair.iter().sum::<f64>() / per_pair.len() as f64,
+        expected.number("loss").expect("a loss"),
+        TOLERANCE,
+    );
     all_close(&format!("{path}.per_pair"), &per_pair, &vector(expected.get("per_pair")), TOLERANCE);
     for (i, wanted) in rows(expected.get("grad_seq_logps")).iter().enumerate() {
         let mut found = gradient[i].clone();
@@ -220,7 +234,12 @@ fn listwise(path: &str, variant: &str, expected: &Fields, logps: &[Vec<f64>], an
         all_close(&format!("{path}.entropy_of_q"), &found, &vector(wanted), TOLERANCE);
     }
     let (per_prompt, gradient) = losses(&at, &anchor, &q, tau);
-    close(&format!("{path}.loss"), per_prompt.iter().sum::<f64>() / per_prompt.len() as f64, expected.number("loss").expect("a loss"), TOLERANCE);
+    close(
+        &format!("{path}.loss"),
+        per_prompt.iter().sum::<f64>() / per_prompt.len() as f64,
+        expected.number("loss").expect("a loss"),
+        TOLERANCE,
+    );
     if let Some(wanted) = expected.find(&["per_prompt"]) {
         all_close(&format!("{path}.per_prompt"), &per_prompt, &vector(wanted), TOLERANCE);
     }

@@ -55,13 +55,20 @@ fn settings(path: &str, key: &str, config: &Fields) -> Pairing {
 }
 
 fn modes(case: &Case) {
-    let pairs: Vec<[Vec<Option<bool>>; 2]> = case.inputs.get("pairs").as_array().expect("pairs").iter().map(|pair| {
-        let pair = Fields::new(format!("{}.pairs", case.path), pair);
-        let side = |key: &str| vector(pair.get(key)).into_iter().map(|x| Some(x > 0.0)).collect();
-        let sides = [side("correct_plus"), side("correct_minus")];
-        pair.finish();
-        sides
-    }).collect();
+    let pairs: Vec<[Vec<Option<bool>>; 2]> = case
+        .inputs
+        .get("pairs")
+        .as_array()
+        .expect("pairs")
+        .iter()
+        .map(|pair| {
+            let pair = Fields::new(format!("{}.pairs", case.path), pair);
+            let side = |key: &str| vector(pair.get(key)).into_iter().map(|x| Some(x > 0.0)).collect();
+            let sides = [side("correct_plus"), side("correct_minus")];
+            pair.finish();
+            sides
+        })
+        .collect();
     // Each variant's lambda stands in its key.
     case.config.find(&["lambda_neg"]);
     let leaves = case.inputs.find(&["logp", "logps", "logp_new"]).map(table);

@@ -130,7 +130,8 @@ impl Real {
                 continue;
             }
             rows += sides.right.len() + sides.wrong.len();
-            let scaled = |side: &[usize], sign: f64| side.iter().map(|&i| sign * scores[i] / self.tau).collect::<Vec<_>>();
+            let scaled =
+                |side: &[usize], sign: f64| side.iter().map(|&i| sign * scores[i] / self.tau).collect::<Vec<_>>();
             let (x, y) = (scaled(&sides.right, -1.0), scaled(&sides.wrong, 1.0));
             let (a, b): (Vec<f64>, Vec<f64>) = match self.loss {
                 RealLoss::Real => {
@@ -187,7 +188,8 @@ impl Real {
         for (name, number) in [("mixed_groups", mixed), ("right_groups", all_right), ("wrong_groups", all_wrong)] {
             metrics.mean(name, number / count, count);
         }
-        let mean = |rows: &[usize], f: &dyn Fn(usize) -> f64| rows.iter().map(|&i| f(i)).sum::<f64>() / rows.len() as f64;
+        let mean =
+            |rows: &[usize], f: &dyn Fn(usize) -> f64| rows.iter().map(|&i| f(i)).sum::<f64>() / rows.len() as f64;
         for (side, rows) in [("right", &right), ("wrong", &wrong)] {
             metrics.mean(&format!("score_{side}"), mean(rows, &|i| scores[i]), rows.len() as f64);
             metrics.mean(&format!("weight_{side}"), mean(rows, &|i| (weights[i] * divisor).abs()), rows.len() as f64);
@@ -196,7 +198,8 @@ impl Real {
             let margin = mean(&right, &|i| scores[i]) - mean(&wrong, &|i| scores[i]);
             metrics.mean("margin", margin, (right.len() + wrong.len()) as f64);
         }
-        let agrees = right.iter().filter(|&&i| scores[i] > 0.0).count() + wrong.iter().filter(|&&i| scores[i] < 0.0).count();
+        let agrees =
+            right.iter().filter(|&&i| scores[i] > 0.0).count() + wrong.iter().filter(|&&i| scores[i] < 0.0).count();
         let rows: Vec<usize> = right.into_iter().chain(wrong).collect();
         let n = rows.len() as f64;
         metrics.mean("sign_accuracy", agrees as f64 / n, n);

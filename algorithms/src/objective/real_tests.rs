@@ -67,7 +67,11 @@ fn the_gradient_is_the_derivative_of_the_loss() {
                 run(&settings, &batch, &moved).0
             };
             let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
-            assert!((numeric - gradient.data()[k]).abs() < 1e-8, "{settings:?} at {k}: {numeric} {}", gradient.data()[k]);
+            assert!(
+                (numeric - gradient.data()[k]).abs() < 1e-8,
+                "{settings:?} at {k}: {numeric} {}",
+                gradient.data()[k]
+            );
         }
     }
 }

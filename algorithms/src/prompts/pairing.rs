@@ -92,7 +92,8 @@ impl Pairing {
             return Err(Error::config(key("window"), self.window, why));
         }
         if !(2..=self.window).contains(&self.min_count) {
-            let why = format!("a rare event needs at least 2 outcomes, and `window` = {} at most are seen", self.window);
+            let why =
+                format!("a rare event needs at least 2 outcomes, and `window` = {} at most are seen", self.window);
             return Err(Error::config(key("min_count"), self.min_count, why));
         }
         if let Some(band) = self.band.filter(|c| !(1..=self.window / 2).contains(c)) {
@@ -332,8 +333,7 @@ impl Prompts for Pairs {
             }
         }
         self.step.measured = reserve.into_iter().filter(|id| !self.step.pairs.as_flattened().contains(id)).collect();
-        let chosen: Vec<PromptId> =
-            self.step.pairs.iter().flatten().chain(&self.step.measured).copied().collect();
+        let chosen: Vec<PromptId> = self.step.pairs.iter().flatten().chain(&self.step.measured).copied().collect();
         self.step.drawn.extend(&chosen);
         Ok(chosen)
     }

@@ -103,7 +103,9 @@ mod tests {
     fn no_allocation_is_worth_more() {
         fn best(p: &[f64], low: usize, up: usize, total: usize) -> f64 {
             let Some((&first, rest)) = p.split_first() else { return if total == 0 { 0.0 } else { f64::NEG_INFINITY } };
-            (low..=up.min(total)).map(|n| value(n, first) + best(rest, low, up, total - n)).fold(f64::NEG_INFINITY, f64::max)
+            (low..=up.min(total))
+                .map(|n| value(n, first) + best(rest, low, up, total - n))
+                .fold(f64::NEG_INFINITY, f64::max)
         }
         let mut rng = Rng::keyed(&[3]);
         for _ in 0..60 {

@@ -41,7 +41,7 @@ impl Default for Drops {
     }
 }
 
-/// The shape of a fall.
+/// The shape in which a budget falls from its start to its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
@@ -154,7 +154,11 @@ impl Curriculum {
             return Err(Error::config(key("start"), 0, "the smallest budget is 1 token"));
         }
         if let Some(share) = self.start_share.filter(|s| !(*s > 0.0 && s.is_finite())) {
-            return Err(Error::config(key("start_share"), share, "it multiplies a length: set it above 0, such as 1.0"));
+            return Err(Error::config(
+                key("start_share"),
+                share,
+                "it multiplies a length: set it above 0, such as 1.0",
+            ));
         }
         if self.start_share.is_none() && self.limit < self.start {
             let why = format!("generation would stop before the first budget of {}: raise `limit`", self.start);
@@ -198,7 +202,8 @@ impl TokenBudget for Plans {
             why: "`start_share` needs measured lengths: name a file of `candlewick probe` in `data.probe`".into(),
         })?;
         let told = self.settings.schedule.budget(start, step, steps);
-        let cap = if self.settings.stop_at_double { (2 * told + 1).min(self.settings.limit) } else { self.settings.limit };
+        let cap =
+            if self.settings.stop_at_double { (2 * told + 1).min(self.settings.limit) } else { self.settings.limit };
         Ok(Plan { told: Some(told), cap })
     }
 
@@ -225,7 +230,8 @@ impl TokenBudget for Plans {
             if let Schedule::Drops(Drops { end, .. }) = self.settings.schedule
                 && end as f64 > start
             {
-                let why = format!("a curriculum does not rise, and the probe gives a first budget of {start}: lower it");
+                let why =
+                    format!("a curriculum does not rise, and the probe gives a first budget of {start}: lower it");
                 return Err(Error::config(format!("{STAGE}.schedule.drops.end"), end, why));
             }
             self.start = Some(start);

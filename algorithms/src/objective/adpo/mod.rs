@@ -125,7 +125,7 @@ impl Adpo {
         Ok(Box::new(self.policy()?))
     }
 
-    fn policy(&self) -> Result<Policy> {
+    pub(crate) fn policy(&self) -> Result<Policy> {
         let mut positive = vec![("tau", self.tau), ("beta_r", self.beta_r)];
         positive.extend(self.clip_log_ratio.map(|c| ("clip_log_ratio", c)));
         positive.extend(self.clip_score.map(|c| ("clip_score", c)));
@@ -287,7 +287,13 @@ impl Policy {
     }
 
     /// k3 between the anchor and the policy, mean over the tokens of groups that count, [1].
-    fn anchor_kl(&self, batch: &Batch, leaves: &Leaves, sets: &[Set], metrics: &mut Metrics) -> Result<candle_core::Tensor> {
+    fn anchor_kl(
+        &self,
+        batch: &Batch,
+        leaves: &Leaves,
+        sets: &[Set],
+        metrics: &mut Metrics,
+    ) -> Result<candle_core::Tensor> {
         let mut live = batch.clone();
         live.keep.fill(false);
         sets.iter().filter(|s| s.is_kept).flat_map(|s| &s.rows).for_each(|&i| live.keep[i] = true);
