@@ -26,7 +26,7 @@ pub enum Anchor {
     Reference,
 }
 
-/// The loss of a group.
+/// The loss of a group of rollouts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdpoLoss {
