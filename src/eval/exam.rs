@@ -53,9 +53,15 @@ pub(super) struct Rendered {
 /// The exams that `[eval]` names: benchmarks from the Hub (`gsm8k`) or a file (`gsm8k=FILE`), files and data sets of
 /// one's own, generated problems, or `validation`, the held-out part of `[data]`.
 ///
-/// Problems that stand in `training` are taken out. Errors: an unknown name with those there are; a record that
+/// Problems that stand in `training` are taken out. `told` is the length in tokens that every prompt tells, if any. Errors: an unknown name with those there are; a record that
 /// cannot be read, with file and line; a prompt without room for an answer; two exams of one name.
-pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Option<&Training>) -> Result<Vec<Exam>> {
+pub fn exams(
+    policy: &Policy,
+    eval: &EvalConfig,
+    data: &DataConfig,
+    training: Option<&Training>,
+    told: Option<usize>,
+) -> Result<Vec<Exam>> {
     let hub = Hub::from_env();
     let mut exams: Vec<Exam> = Vec::new();
     for name in &eval.benchmarks {
@@ -64,7 +70,7 @@ pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Op
             set.clean(training)?;
         }
         set.limit(eval.problems);
-        let exam = Exam::render(policy, eval, &hub, set).map_err(|e| anyhow!("benchmark `{name}`: {e:#}"))?;
+        let exam = Exam::render(policy, eval, &hub, set, told).map_err(|e| anyhow!("benchmark `{name}`: {e:#}"))?;
         ensure!(
             exams.iter().all(|other| other.name != exam.name),
             "two benchmarks are named `{}`: evaluate them apart, or rename a file",
@@ -76,7 +82,7 @@ pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Op
 }
 
 impl Exam {
-    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, set: Set) -> Result<Self> {
+    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, set: Set, told: Option<usize>) -> Result<Self> {
         let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
         let mut form = match (eval.form, has_template) {
             (AskForm::Base, _) | (AskForm::Auto, false) => Form::Base,
@@ -106,8 +112,8 @@ impl Exam {
             let ask = Ask { form, shots: shots.clone(), wording, system: eval.system.clone() };
             let prompts = (set.entries.iter())
                 .map(|(item, own)| match own {
-                    Some(prompt) => rendered(policy, prompt, &item.id),
-                    None => rendered(policy, &prompt_of(set.benchmark.prompt(item, &ask), &mut stop), &item.id),
+                    Some(prompt) => rendered(policy, prompt, &item.id, told),
+                    None => rendered(policy, &prompt_of(set.benchmark.prompt(item, &ask), &mut stop), &item.id, told),
                 })
                 .collect::<Result<Vec<_>>>()?;
             let has_instruction = form == Form::Chat && !set.is_held_out;
@@ -202,7 +208,9 @@ fn prompt_of(prompt: benchmark::Prompt, stop: &mut Vec<String>) -> Prompt {
     }
 }
 
-fn rendered(policy: &Policy, prompt: &Prompt, id: &str) -> Result<Rendered> {
+fn rendered(policy: &Policy, prompt: &Prompt, id: &str, told: Option<usize>) -> Result<Rendered> {
+    let told = told.map(|tokens| policy.renderer.told(prompt, tokens));
+    let prompt = told.as_ref().unwrap_or(prompt);
     let render = || -> Result<Rendered> {
         let (text, ids) = (policy.renderer.text(prompt)?, policy.renderer.prompt(prompt)?);
         let room = policy.decoder.spec.max_positions;
