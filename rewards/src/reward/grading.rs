@@ -82,6 +82,11 @@ impl Rewards {
         self.verdict.clone()
     }
 
+    /// Whether the verdict reward says 1 or 0 and nothing in between; false where there is none.
+    pub fn is_verdict_binary(&self) -> bool {
+        self.verdict.as_ref().is_ok_and(|&column| self.rewards[column].is_binary())
+    }
+
     /// Gets every reward ready, before the first step; lines for the run's account.
     ///
     /// Errors: what would make every score of a reward fail.
