@@ -7,5 +7,6 @@ pub mod eval;
 pub mod hub;
 pub mod model;
 pub mod optim;
+pub mod reward;
 pub mod rollout;
 pub mod train;

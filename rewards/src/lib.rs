@@ -4,16 +4,20 @@
 //! the registry that builds them. [`math`] is the answer grader behind the `math` reward and behind
 //! the evaluation: one grader for both, so that training and report never disagree.
 //!
-//! The crate knows no tensor, model, tokenizer, run folder or batch. It reads no file, uses no global
-//! state and never prints. How several rewards are mixed into one number is the business of the
+//! [`sandbox`] runs the programs that models write.
+//!
+//! The crate knows no tensor, model, tokenizer, run folder or batch, and never prints. It touches files
+//! in three places only: the sandbox's temporary folders, the judge's cache, and what a user's own
+//! scoring program does. How several rewards are mixed into one number is the business of the
 //! advantage stage.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod math;
 pub mod reward;
+pub mod sandbox;
 
-pub use reward::{ConfigError, Graded, Item, PerItem, Reward, RewardError, Rewards, RewardsConfig};
+pub use reward::{ConfigError, Graded, Grading, Item, PerItem, Reward, RewardError, Rewards, RewardsConfig};
 
 /// The folder of the golden files: `CANDLEWICK_GOLDEN`, a relative path counting from the workspace
 /// root, or `tests/golden` there.

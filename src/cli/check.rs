@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candlewick::config::{Config, Kind, Offline, Online};
 use candlewick::hub::{Hub, HubError, Weights};
 use candlewick::model::memory::{self, Lengths, size};
@@ -34,19 +34,43 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     section(&mut out, "a step", &step)?;
     section(&mut out, "the run", &run)?;
+    let models = reward_models(&config)?;
+    if !models.is_empty() {
+        section(&mut out, "models of rewards, not in the estimate below", &models)?;
+    }
     let lengths = lengths::of_folder(&config, &folder, spec.max_positions);
     memory_table(&mut out, &config, &spec, lengths)
 }
 
 /// The model's shape, from its `config.json` alone, and the folder that this stands in.
 fn shape(config: &Config) -> Result<(DecoderSpec, PathBuf)> {
+    shape_of(&config.model.path, config.model.revision.as_deref())
+}
+
+fn shape_of(path: &str, revision: Option<&str>) -> Result<(DecoderSpec, PathBuf)> {
     let hub = Hub::from_env();
-    let found = hub.model(&config.model.path, config.model.revision.as_deref(), Weights::Skip);
+    let found = hub.model(path, revision, Weights::Skip);
     let folder = found.map_err(|error| match error {
         HubError::NoSuchPath { .. } => Usage(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
     Ok((DecoderSpec::read(&folder)?, folder))
+}
+
+/// What stands in memory beside the policy for `reward_model` and `verifier`.
+fn reward_models(config: &Config) -> Result<Vec<Vec<String>>> {
+    let Some(rewards) = &config.reward else { return Ok(Vec::new()) };
+    let named = [
+        ("reward_model", rewards.reward_model.as_ref().map(|r| (&r.path, &r.revision))),
+        ("verifier", rewards.verifier.as_ref().map(|r| (&r.path, &r.revision))),
+    ];
+    let mut rows = Vec::new();
+    for (name, (path, revision)) in named.into_iter().filter_map(|(name, at)| Some((name, at?))) {
+        let (spec, _) = shape_of(path, revision.as_deref()).with_context(|| format!("`reward.{name}.path`"))?;
+        let bytes = (spec.parameters() * config.model.dtype.bytes()) as u64;
+        rows.push(line(size(bytes), &format!("reward.{name}"), format!("{} parameters", spec.parameters())));
+    }
+    Ok(rows)
 }
 
 fn section(out: &mut impl Write, title: &str, rows: &[Vec<String>]) -> Result<()> {

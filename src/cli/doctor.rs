@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candlewick::model::memory::{machine, read_bandwidth, size};
 use candlewick::model::smoke;
+use candlewick_rewards::sandbox::Sandbox;
 use console::style;
 
 use super::table;
@@ -32,6 +33,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut out = std::io::stdout().lock();
     section(&mut out, "build", &build())?;
     section(&mut out, "machine", &machine_rows())?;
+    section(&mut out, "sandbox of the code reward", &sandbox_rows())?;
     section(
         &mut out,
         "rates",
@@ -95,6 +97,17 @@ fn machine_rows() -> Vec<Vec<String>> {
         None => rows.push(row("memory", "not known on this system")),
     }
     rows
+}
+
+/// The level that was reached by trying, and why not a higher one.
+fn sandbox_rows() -> Vec<Vec<String>> {
+    match Sandbox::probe() {
+        Ok(found) => {
+            let refused = found.refused.iter().map(|why| row("refused", why));
+            [row("level", &found.level.to_string())].into_iter().chain(refused).collect()
+        }
+        Err(error) => vec![row("level", &format!("none: {error}"))],
+    }
 }
 
 /// The CPU's vector instruction sets that matter to matrix products.

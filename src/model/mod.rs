@@ -1,6 +1,7 @@
 //! The policy: one decoder of our own, its weights, and what it reads and writes.
 
 pub mod chat_template;
+pub mod classifier;
 pub mod decoder;
 #[cfg(feature = "gguf")]
 pub mod gguf;

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod evaluate;
 pub mod figures;
 pub mod folder;
+mod grading;
 pub mod lengths;
 pub mod metrics;
 pub mod offline;

@@ -14,12 +14,13 @@ use candlewick_algorithms::objective::Objective;
 use candlewick_algorithms::prompts::Prompts;
 use candlewick_algorithms::success::Success;
 use candlewick_algorithms::{Batch, Metrics, Needs, Outcome, State as Remembers, Table};
-use candlewick_rewards::{Graded, Item, Rewards};
+use candlewick_rewards::{Graded, Rewards};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::checkpoint::{self, State};
 use super::evaluate::{self, Examiner, line, step_rng};
 use super::folder::RunFolder;
+use super::grading;
 use super::metrics::{Recorder, Step};
 use super::policy::Policy;
 use super::probe::{self, Shown};
@@ -151,7 +152,7 @@ struct Draw {
 /// Runs or resumes an online run.
 pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
     let folder = RunFolder::open(config, resume)?;
-    let mut run = Run::prepare(config, online)?;
+    let mut run = Run::prepare(config, online, &folder)?;
     let mut recorder = match resume {
         true => run.resume(&folder)?,
         false => Recorder::open(folder.path(), config.run.tensorboard, None)?,
@@ -234,7 +235,7 @@ pub(super) fn finish(
 }
 
 impl<'a> Run<'a> {
-    fn prepare(config: &'a Config, online: &'a Online<'a>) -> Result<Self> {
+    fn prepare(config: &'a Config, online: &'a Online<'a>, folder: &RunFolder) -> Result<Self> {
         let mut stages = Stages::build(config, online)?;
         let updates = online.train.epochs * online.train.minibatches;
         let needs = stages.needs(updates);
@@ -267,15 +268,18 @@ impl<'a> Run<'a> {
                 "kept"
             }
         ));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let problems: Vec<&Problem> = prompts.kept.iter().map(|(problem, _)| problem).collect();
+        let rewards = grading::prepare(online.reward, folder.path(), &policy.decoder, &problems, &runtime)?;
         Ok(Self {
             optimiser: AdamW::new(&config.optim, &policy.decoder.params),
             grads: Grads::new(&policy.decoder.params),
             pool: prompts.kept,
             stages,
             needs,
-            rewards: Rewards::new(online.reward)?,
+            rewards,
             sampling: Sampling::from(discrete),
-            runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?,
+            runtime,
             state: State::default(),
             has_checked_gradients: false,
             idle_steps: 0,
@@ -337,7 +341,7 @@ impl<'a> Run<'a> {
     fn step(&mut self, folder: &RunFolder) -> Result<Step> {
         let (mut metrics, mut clock) = (Step::default(), Clock::new());
         let index = self.state.step;
-        let (mut batch, samples) = self.draws(&mut metrics, &mut clock)?;
+        let (mut batch, samples) = self.draws(folder, &mut metrics, &mut clock)?;
         batch.vocabulary = Some(self.policy.decoder.spec.vocab_size);
         self.policy.score(&mut batch, &self.needs, self.sampling.scoring_temperature())?;
         clock.lap(&mut metrics, "score");
@@ -366,7 +370,7 @@ impl<'a> Run<'a> {
     }
 
     /// Draws until the step has its groups: more than once only where a stage refuses groups.
-    fn draws(&mut self, metrics: &mut Step, clock: &mut Clock) -> Result<(Batch, Vec<String>)> {
+    fn draws(&mut self, folder: &RunFolder, metrics: &mut Step, clock: &mut Clock) -> Result<(Batch, Vec<String>)> {
         let step = self.state.step;
         let plan = self.stages.tokens.plan(step, self.online.steps)?;
         let wanted = self.stages.prompts.per_step();
@@ -384,7 +388,7 @@ impl<'a> Run<'a> {
             self.record_success(&draw, &mut counts.budget);
             totals.merge(&rollout_metrics(&draw, &self.rewards));
             counts.tokens.merge(&super::told::metrics(&draw.batch));
-            self.check_failures(&draw.graded)?;
+            self.check_failures(folder, &draw)?;
             let accepted = self.stages.prompts.accept(&draw.batch)?;
             totals.merge(&{
                 let mut m = Metrics::new();
@@ -458,23 +462,40 @@ impl<'a> Run<'a> {
         };
         let total: usize = allocation.counts.iter().sum();
         let bar = progress(total as u64, &format!("step {} sampling", step + 1));
+        let first: Vec<usize> = requests
+            .iter()
+            .scan(0, |next, request| Some(std::mem::replace(next, *next + request.samples.clone().count())))
+            .collect();
+        let mut grading = self.rewards.begin(total, self.runtime.handle());
+        let mut trouble = None;
+        // Each completion is graded as soon as it is finished, while others are still sampled.
         let completions = rollout::generate(&self.policy.decoder, &requests, &settings, |event| {
-            if let Event::Finished(_) = event {
+            if let Event::Finished(completion) = event {
                 bar.inc(1);
+                let request = completion.request;
+                match self.policy.tokenizer().decode(&completion.tokens, true) {
+                    Ok(text) => {
+                        let problem = &self.pool[prompts[request]].0;
+                        let item = probe::item(problem, &shown[request].text, text, completion, plan);
+                        grading.push(first[request] + completion.sample as usize, item);
+                    }
+                    Err(error) => trouble = Some(error),
+                }
             }
-            std::ops::ControlFlow::Continue(())
+            if trouble.is_some() { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
         })?;
         bar.finish_and_clear();
+        if let Some(error) = trouble {
+            return Err(error);
+        }
         self.state.sampled_tokens += completions.iter().map(|c| c.tokens.len() as u64).sum::<u64>();
         clock.lap(metrics, "rollout");
         let texts =
             completions.iter().map(|c| self.policy.tokenizer().decode(&c.tokens, true)).collect::<Result<Vec<_>>>()?;
-        let items: Vec<Item> = (completions.iter().zip(&texts))
-            .map(|(c, text)| {
-                probe::item(&self.pool[prompts[c.request]].0, &shown[c.request].text, text.clone(), c, plan)
-            })
-            .collect();
-        let graded = self.runtime.block_on(self.rewards.grade(&items));
+        let graded = grading::finish(&self.runtime, grading, total * self.rewards.names().len(), step + 1);
+        for (name, value) in self.runtime.block_on(self.rewards.figures(step)) {
+            metrics.set(format!("reward/{name}"), value);
+        }
         clock.lap(metrics, "reward");
         let batch = self.batch(&completions, &prompts, &shown, plan, &graded)?;
         Ok(Draw { batch, completions, prompts, texts, graded })
@@ -534,12 +555,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn check_failures(&self, graded: &Graded) -> Result<()> {
-        if let Some((name, share, failure)) = self.rewards.too_many_failures(graded) {
+    /// Keeps the failures' texts, and stops the run where a reward has too many.
+    fn check_failures(&self, folder: &RunFolder, draw: &Draw) -> Result<()> {
+        let describe = |row: usize| {
+            let id = &self.pool[draw.prompts[draw.completions[row].request]].0.id;
+            (id.clone(), draw.texts[row].clone())
+        };
+        let (step, rollouts) = (self.state.step + 1, folder.join("rollouts"));
+        grading::keep_failures(&rollouts, step, &self.rewards.names(), &draw.graded, describe)?;
+        if let Some((name, share, failure)) = self.rewards.too_many_failures(&draw.graded) {
             bail!(
-                "reward `{name}` failed on {:.0} % of the completions of step {}: {failure}",
+                "reward `{name}` failed on {:.0} % of the completions of step {step}, more than `reward.max_failed_share` \
+                 allows: {failure} (their texts: {})",
                 100.0 * share,
-                self.state.step + 1
+                rollouts.join("failures.jsonl").display()
             );
         }
         Ok(())

@@ -17,6 +17,7 @@ use candlewick_algorithms::success::Success;
 use candlewick_rewards::{Item, Rewards};
 use serde::{Deserialize, Serialize};
 
+use super::grading;
 use super::online::{progress, say};
 use super::policy::Policy;
 use crate::config::{Config, Online, RolloutConfig};
@@ -83,8 +84,7 @@ pub struct Record {
 pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path) -> Result<()> {
     super::listen_for_stop();
     ensure!(settings.rollouts > 0, "a probe needs at least 1 rollout a problem");
-    let rewards = Rewards::new(online.reward)?;
-    rewards.verdict().context("a probe must know which completions are right")?;
+    Rewards::new(online.reward)?.verdict().context("a probe must know which completions are right")?;
     let tokens = online.budget.tokens.build()?;
     let plan =
         if tokens.needs_probe() { Plan { told: None, cap: tokens.largest() } } else { tokens.plan(0, online.steps)? };
@@ -109,7 +109,10 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
         pool.len() - waiting.len(),
         output.display()
     ));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let problems: Vec<&Problem> = pool.iter().map(|(problem, _)| problem).collect();
+    let beside = output.parent().unwrap_or(Path::new("."));
+    let rewards = grading::prepare(online.reward, beside, &policy.decoder, &problems, &runtime)?;
     let bar = progress(waiting.len() as u64 * settings.rollouts as u64, "probing");
     let mut records: Vec<Record> = done.into_values().collect();
     for chunk in waiting.chunks(PROBLEMS) {
@@ -232,13 +235,11 @@ pub(super) fn item(problem: &Problem, prompt: &str, completion: String, c: &Comp
     Item {
         prompt: prompt.to_owned(),
         completion,
-        answer: problem.answer.clone(),
-        meta: problem.meta.clone(),
         completion_tokens: c.tokens.len(),
         is_truncated: c.finish == Finish::Length,
         told: plan.told,
         cap: Some(plan.cap),
-        verdict: None,
+        ..grading::item_of(problem)
     }
 }
 

@@ -17,5 +17,7 @@ mod interrupted;
 mod learning;
 mod methods;
 mod program;
+mod reward_models;
+mod rewards;
 mod training;
 mod usage;

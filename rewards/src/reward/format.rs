@@ -4,7 +4,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Item, PerItem, Reward, RewardError, RewardSection};
+use super::{ConfigError, Item, Models, PerItem, Reward, RewardError, RewardSection};
 use crate::math::extract::last_box;
 
 /// Rewards the asked-for form: think and answer tags, a boxed answer, or a pattern of your own.
@@ -49,7 +49,7 @@ impl Default for FormatConfig {
 }
 
 impl RewardSection for FormatConfig {
-    fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
+    fn build(&self, _: &dyn Models) -> Result<Box<dyn Reward>, ConfigError> {
         let bad =
             |key: &str, value: String, fix: String| ConfigError::BadValue { key: format!("format.{key}"), value, fix };
         for (key, alpha) in [
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_bad_pattern_is_refused_with_its_key() {
         let config = FormatConfig { pattern: Some("(".into()), ..FormatConfig::default() };
-        let message = config.build().err().unwrap().to_string();
+        let message = config.build(&super::super::NoModels).err().unwrap().to_string();
         assert!(message.starts_with("`reward.format.pattern` is `(`"), "{message}");
     }
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Item, PerItem, Reward, RewardError, RewardSection};
+use super::{ConfigError, Item, Models, PerItem, Reward, RewardError, RewardSection};
 
 /// Rewards completions whose token length fits the budget the prompt states, or a fixed target.
 ///
@@ -64,7 +64,7 @@ impl Default for CosineConfig {
 }
 
 impl RewardSection for LengthConfig {
-    fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
+    fn build(&self, _: &dyn Models) -> Result<Box<dyn Reward>, ConfigError> {
         if self.target == Some(0) {
             return Err(ConfigError::BadValue {
                 key: "length.target".into(),

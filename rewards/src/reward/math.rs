@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Item, PerItem, Reward, RewardError, RewardSection};
+use super::{ConfigError, Item, Models, PerItem, Reward, RewardError, RewardSection};
 use crate::math::{self, Extract, Extraction, GradeConfig, Policy};
 
 /// Rewards a right final answer: 1 where it equals the reference answer mathematically, else 0.
@@ -37,7 +37,7 @@ impl Default for MathConfig {
 }
 
 impl RewardSection for MathConfig {
-    fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
+    fn build(&self, _: &dyn Models) -> Result<Box<dyn Reward>, ConfigError> {
         if let Some(tolerance) = self.policy.rel_tol.filter(|tolerance| !(tolerance.is_finite() && *tolerance >= 0.0)) {
             return Err(ConfigError::BadValue {
                 key: "math.policy.rel_tol".into(),
@@ -83,6 +83,15 @@ impl PerItem for Math {
         }
         Ok(f64::from(u8::from(math::grade(gold, &item.completion, &self.grade).correct)))
     }
+
+    /// A reference answer that no parser reads can only be compared letter by letter.
+    fn doubt(&self, item: &Item) -> Option<String> {
+        let Some(gold) = item.answer.as_deref().filter(|answer| !answer.trim().is_empty()) else {
+            return Some("there is no reference answer".into());
+        };
+        let itself = math::grade(gold, &format!("\\boxed{{{gold}}}"), &GradeConfig::default());
+        itself.flags.contains(&math::Flag::GoldUnparsable).then(|| format!("`{gold}` cannot be read as an answer"))
+    }
 }
 
 #[cfg(test)]
@@ -124,7 +133,7 @@ mod tests {
         assert_eq!(score(MathConfig { policy, ..MathConfig::default() }, &near), Ok(1.0));
         let negative =
             MathConfig { policy: Policy { rel_tol: Some(-1.0), ..Policy::default() }, ..MathConfig::default() };
-        assert!(negative.build().is_err());
+        assert!(negative.build(&super::super::NoModels).is_err());
     }
 
     #[test]

@@ -4,22 +4,43 @@
 //! tests. To add one, write the file, add one `pub mod` line and one line to the list below.
 //! Weighting and mixing of rewards are not done here.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub mod choice;
+pub mod code;
+pub mod code_tests;
+pub mod command;
 pub mod format;
+mod grading;
+pub mod http;
+pub mod judge;
+mod judge_cache;
 pub mod length;
+pub mod length_scaled;
+#[cfg(test)]
+mod loopback;
 pub mod math;
 pub mod overlong;
 pub mod repetition;
+pub mod reward_model;
+pub mod service;
+pub mod verification;
+pub mod verifier;
+
+pub use grading::{Graded, Grading, Rewards};
 
 /// What a reward may look at: one completion of one prompt, and what the data says of the prompt.
 #[derive(Debug, Clone, Default)]
 pub struct Item {
+    /// Name of the data row.
+    pub id: String,
+    /// The problem as the data state it, without template and system prompt.
+    pub question: String,
+    /// The turns of the prompt, role and text each, where the data have messages.
+    pub turns: Vec<(String, String)>,
     /// The prompt as the model saw it.
     pub prompt: String,
     /// The completion, special tokens removed.
@@ -39,6 +60,19 @@ pub struct Item {
     /// What the verdict reward said of this completion. [`Rewards::grade`] fills it in before the
     /// rewards that ask for it ([`Reward::needs_verdict`]) are run.
     pub verdict: Option<f64>,
+}
+
+impl Item {
+    /// Everything that programs, services and templates may see: `id`, `question`, `prompt`,
+    /// `completion`, `answer`, `completion_tokens`, `is_truncated`, `told`, `verdict`, and under
+    /// `meta` every other column of the data.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "id": self.id, "question": self.question, "prompt": self.prompt, "completion": self.completion,
+            "answer": self.answer, "completion_tokens": self.completion_tokens, "is_truncated": self.is_truncated,
+            "told": self.told, "verdict": self.verdict, "meta": self.meta,
+        })
+    }
 }
 
 /// Why a completion has no score. A failure is never a number.
@@ -97,6 +131,14 @@ pub enum ConfigError {
         /// What is allowed.
         fix: String,
     },
+    /// A model, program or file that the section names cannot be used.
+    #[error("[reward.{reward}] cannot be built: {message}")]
+    Unusable {
+        /// The reward.
+        reward: String,
+        /// Why not.
+        message: String,
+    },
     /// No reward section at all.
     #[error("[reward] names no reward: add a section such as [reward.math]")]
     Empty,
@@ -130,6 +172,13 @@ pub enum ConfigError {
     },
 }
 
+impl RewardError {
+    /// A failure of the reward `name`, with what happened.
+    pub fn failed(name: &str, message: impl std::fmt::Display) -> Self {
+        RewardError::Failed { reward: name.into(), message: message.to_string() }
+    }
+}
+
 /// A reward: scores a batch of completions, at its own pace.
 #[async_trait]
 pub trait Reward: Send + Sync {
@@ -145,6 +194,30 @@ pub trait Reward: Send + Sync {
     /// Whether it reads [`Item::verdict`] and so must run after the verdict reward.
     fn needs_verdict(&self) -> bool {
         false
+    }
+
+    /// Whether it wants all completions of a step at once, when sampling is over, rather than each as
+    /// it is finished.
+    fn is_batched(&self) -> bool {
+        false
+    }
+
+    /// Called once before the first step: starts programs, tries sandboxes and services.
+    ///
+    /// Returns lines for the run's account. Errors: what would make every score fail.
+    async fn start(&self) -> Result<Vec<String>, RewardError> {
+        Ok(Vec::new())
+    }
+
+    /// Why the data of this item cannot be used, whatever the completion; `None` if they can.
+    fn doubt(&self, _item: &Item) -> Option<String> {
+        None
+    }
+
+    /// Called after each grading of a step, 0 for the first: figures of its own since the last call,
+    /// under bare names.
+    async fn figures(&self, _step: usize) -> Vec<(String, f64)> {
+        Vec::new()
     }
 }
 
@@ -168,6 +241,11 @@ pub trait PerItem: Send + Sync {
     fn needs_verdict(&self) -> bool {
         false
     }
+
+    /// See [`Reward::doubt`].
+    fn doubt(&self, _item: &Item) -> Option<String> {
+        None
+    }
 }
 
 #[async_trait]
@@ -177,6 +255,9 @@ impl<T: PerItem> Reward for T {
     }
 
     async fn score(&self, items: &[Item]) -> Vec<Result<f64, RewardError>> {
+        if let [item] = items {
+            return vec![PerItem::score(self, item)];
+        }
         items.par_iter().map(|item| PerItem::score(self, item)).collect()
     }
 
@@ -187,12 +268,57 @@ impl<T: PerItem> Reward for T {
     fn needs_verdict(&self) -> bool {
         PerItem::needs_verdict(self)
     }
+
+    fn doubt(&self, item: &Item) -> Option<String> {
+        PerItem::doubt(self, item)
+    }
 }
 
 /// The config section of one reward.
 pub trait RewardSection {
-    /// Checks the values and builds the reward.
-    fn build(&self) -> Result<Box<dyn Reward>, ConfigError>;
+    /// Checks the values and builds the reward; what needs a model is built by `models`.
+    fn build(&self, models: &dyn Models) -> Result<Box<dyn Reward>, ConfigError>;
+}
+
+/// What this crate has none of: the models behind rewards.
+pub trait Models {
+    /// Loads a sequence-classification model.
+    fn reward_model(&self, config: &reward_model::RewardModelConfig) -> Result<Box<dyn Reward>, ConfigError>;
+    /// Loads a language model that compares answers.
+    fn verifier(&self, config: &verifier::VerifierConfig) -> Result<Box<dyn Reward>, ConfigError>;
+}
+
+/// Loads no model, for checks of a config: what needs one is there by name and fails to score.
+pub struct NoModels;
+
+struct Unloaded {
+    name: &'static str,
+    is_binary: bool,
+}
+
+#[async_trait]
+impl Reward for Unloaded {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    async fn score(&self, items: &[Item]) -> Vec<Result<f64, RewardError>> {
+        items.iter().map(|_| Err(RewardError::failed(self.name, "its model was not loaded"))).collect()
+    }
+
+    fn is_binary(&self) -> bool {
+        self.is_binary
+    }
+}
+
+impl Models for NoModels {
+    fn reward_model(&self, _: &reward_model::RewardModelConfig) -> Result<Box<dyn Reward>, ConfigError> {
+        Ok(Box::new(Unloaded { name: "reward_model", is_binary: false }))
+    }
+
+    fn verifier(&self, config: &verifier::VerifierConfig) -> Result<Box<dyn Reward>, ConfigError> {
+        Ok(Box::new(Unloaded { name: "verifier", is_binary: config.is_binary() }))
+    }
 }
 
 /// Declares [`RewardsConfig`] from the list of rewards, and what is derived from the list.
@@ -217,7 +343,7 @@ macro_rules! registry {
 
         impl Default for RewardsConfig {
             fn default() -> Self {
-                RewardsConfig { verdict: None, max_failed_share: 0.1, $($name: None,)* }
+                RewardsConfig { verdict: None, max_failed_share: 0.05, $($name: None,)* }
             }
         }
 
@@ -228,7 +354,7 @@ macro_rules! registry {
             /// Builds the configured rewards in the order of the list.
             ///
             /// Errors: a value that cannot be, or no reward at all.
-            pub fn build(&self) -> Result<Vec<Box<dyn Reward>>, ConfigError> {
+            pub fn build(&self, models: &dyn Models) -> Result<Vec<Box<dyn Reward>>, ConfigError> {
                 if !(0.0..=1.0).contains(&self.max_failed_share) {
                     return Err(ConfigError::BadValue {
                         key: "max_failed_share".into(),
@@ -238,7 +364,7 @@ macro_rules! registry {
                 }
                 let mut rewards = Vec::new();
                 $(if let Some(section) = &self.$name {
-                    rewards.push(section.build()?);
+                    rewards.push(section.build(models)?);
                 })*
                 if rewards.is_empty() {
                     return Err(ConfigError::Empty);
@@ -251,169 +377,18 @@ macro_rules! registry {
 
 registry! {
     math => math::MathConfig,
+    choice => choice::ChoiceConfig,
+    code => code::CodeConfig,
+    verifier => verifier::VerifierConfig,
+    reward_model => reward_model::RewardModelConfig,
+    judge => judge::JudgeConfig,
+    command => command::CommandConfig,
+    http => http::HttpConfig,
     format => format::FormatConfig,
     length => length::LengthConfig,
+    length_scaled => length_scaled::LengthScaledConfig,
     overlong => overlong::OverlongConfig,
     repetition => repetition::RepetitionConfig,
-}
-
-/// The scores of one batch.
-#[derive(Debug, Clone)]
-pub struct Graded {
-    /// A column for each reward, in the order of [`Rewards::names`]: one result an item.
-    pub scores: Vec<Vec<Result<f64, RewardError>>>,
-    /// What the verdict reward said, an item each: `None` where it failed or where there is none.
-    pub verdict: Vec<Option<f64>>,
-}
-
-impl Graded {
-    /// Share of items that reward `column` could not score, between 0 and 1; 0 for an empty batch.
-    pub fn failed_share(&self, column: usize) -> f64 {
-        let column = &self.scores[column];
-        let failed = column.iter().filter(|score| score.is_err()).count();
-        failed as f64 / column.len().max(1) as f64
-    }
-}
-
-/// The configured rewards, ready to score batches.
-#[derive(Clone)]
-pub struct Rewards {
-    rewards: Vec<Arc<dyn Reward>>,
-    verdict: Result<usize, ConfigError>,
-    max_failed_share: f64,
-}
-
-impl Rewards {
-    /// Builds what `config` names.
-    ///
-    /// Errors: those of [`RewardsConfig::build`], and a `verdict` that names no configured reward.
-    /// That no reward can be the verdict is an error only when one is needed: see [`Rewards::verdict`].
-    pub fn new(config: &RewardsConfig) -> Result<Self, ConfigError> {
-        Self::with(config.build()?, config.verdict.as_deref(), config.max_failed_share)
-    }
-
-    /// Takes rewards that were built elsewhere (a reward model, say), the name of the verdict reward
-    /// and the largest share of failures.
-    pub fn with(
-        rewards: Vec<Box<dyn Reward>>,
-        verdict: Option<&str>,
-        max_failed_share: f64,
-    ) -> Result<Self, ConfigError> {
-        let rewards: Vec<Arc<dyn Reward>> = rewards.into_iter().map(Arc::from).collect();
-        let verdict = find_verdict(&rewards, verdict);
-        if let Err(error @ (ConfigError::UnknownVerdict { .. } | ConfigError::CircularVerdict { .. })) = verdict {
-            return Err(error);
-        }
-        if rewards.iter().any(|reward| reward.needs_verdict()) {
-            verdict.clone()?;
-        }
-        Ok(Rewards { rewards, verdict, max_failed_share })
-    }
-
-    /// The names of the rewards, in the order of the score columns.
-    pub fn names(&self) -> Vec<&str> {
-        self.rewards.iter().map(|reward| reward.name()).collect()
-    }
-
-    /// The column of the reward that says right or wrong.
-    ///
-    /// Errors: none or several rewards are binary and `verdict` names none.
-    pub fn verdict(&self) -> Result<usize, ConfigError> {
-        self.verdict.clone()
-    }
-
-    /// Whether the verdict reward says 1 or 0 and nothing in between; false where there is none.
-    pub fn is_verdict_binary(&self) -> bool {
-        self.verdict.as_ref().is_ok_and(|&column| self.rewards[column].is_binary())
-    }
-
-    /// Scores a batch: the verdict reward first, then the others side by side.
-    ///
-    /// A score that is not finite and a wrong number of scores become failures of that reward.
-    pub async fn grade(&self, items: &[Item]) -> Graded {
-        let mut scores: Vec<Option<Vec<Result<f64, RewardError>>>> = vec![None; self.rewards.len()];
-        let mut items = items.to_vec();
-        let mut verdict = vec![None; items.len()];
-        if let Ok(column) = self.verdict {
-            let first = checked(self.rewards[column].as_ref(), &items).await;
-            for ((item, verdict), score) in items.iter_mut().zip(&mut verdict).zip(&first) {
-                *verdict = score.as_ref().ok().copied();
-                item.verdict = *verdict;
-            }
-            scores[column] = Some(first);
-        }
-        let items: Arc<[Item]> = items.into();
-        let mut running = tokio::task::JoinSet::new();
-        for (column, reward) in self.rewards.iter().enumerate() {
-            if scores[column].is_none() {
-                let (reward, items) = (Arc::clone(reward), Arc::clone(&items));
-                running.spawn(async move { (column, checked(reward.as_ref(), &items).await) });
-            }
-        }
-        while let Some(done) = running.join_next().await {
-            match done {
-                Ok((column, column_scores)) => scores[column] = Some(column_scores),
-                Err(error) => tracing::error!(%error, "a reward task ended early"),
-            }
-        }
-        let scores = scores.into_iter().zip(&self.rewards).map(|(column, reward)| {
-            column.unwrap_or_else(|| {
-                let error = RewardError::Failed { reward: reward.name().into(), message: "the reward panicked".into() };
-                vec![Err(error); items.len()]
-            })
-        });
-        Graded { scores: scores.collect(), verdict }
-    }
-
-    /// The first reward whose share of failures in `graded` is above the configured one, with that
-    /// share and one of its failures.
-    pub fn too_many_failures<'a>(&self, graded: &'a Graded) -> Option<(&str, f64, &'a RewardError)> {
-        self.rewards.iter().enumerate().find_map(|(column, reward)| {
-            let share = graded.failed_share(column);
-            let failure = graded.scores[column].iter().find_map(|score| score.as_ref().err())?;
-            (share > self.max_failed_share).then_some((reward.name(), share, failure))
-        })
-    }
-}
-
-async fn checked(reward: &dyn Reward, items: &[Item]) -> Vec<Result<f64, RewardError>> {
-    let name = || reward.name().to_string();
-    let scores = reward.score(items).await;
-    if scores.len() != items.len() {
-        let error = RewardError::WrongCount { reward: name(), expected: items.len(), found: scores.len() };
-        return vec![Err(error); items.len()];
-    }
-    let finite = |value: f64| {
-        if value.is_finite() { Ok(value) } else { Err(RewardError::NonFinite { reward: name(), value }) }
-    };
-    scores.into_iter().map(|score| score.and_then(finite)).collect()
-}
-
-fn find_verdict(rewards: &[Arc<dyn Reward>], named: Option<&str>) -> Result<usize, ConfigError> {
-    let list = |only_binary: bool| {
-        let names: Vec<String> = rewards
-            .iter()
-            .filter(|reward| !only_binary || reward.is_binary())
-            .map(|reward| format!("`{}`", reward.name()))
-            .collect();
-        names.join(", ")
-    };
-    if let Some(name) = named {
-        let column = rewards
-            .iter()
-            .position(|reward| reward.name() == name)
-            .ok_or_else(|| ConfigError::UnknownVerdict { name: name.into(), present: list(false) })?;
-        if rewards[column].needs_verdict() {
-            return Err(ConfigError::CircularVerdict { name: name.into() });
-        }
-        return Ok(column);
-    }
-    let binary: Vec<usize> = (0..rewards.len()).filter(|&column| rewards[column].is_binary()).collect();
-    match binary[..] {
-        [column] => Ok(column),
-        [] => Err(ConfigError::NoVerdict { present: list(false) }),
-        _ => Err(ConfigError::AmbiguousVerdict { candidates: list(true) }),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Item, PerItem, Reward, RewardError, RewardSection};
+use super::{ConfigError, Item, Models, PerItem, Reward, RewardError, RewardSection};
 
 /// Punishes completions that run into the last tokens before the cap, in a straight line to `-factor`.
 ///
@@ -28,7 +28,7 @@ impl Default for OverlongConfig {
 }
 
 impl RewardSection for OverlongConfig {
-    fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
+    fn build(&self, _: &dyn Models) -> Result<Box<dyn Reward>, ConfigError> {
         let bad = |key: &str, value: String, fix: &str| {
             Err(ConfigError::BadValue { key: format!("overlong.{key}"), value, fix: fix.into() })
         };

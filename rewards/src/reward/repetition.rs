@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Item, PerItem, Reward, RewardError, RewardSection};
+use super::{ConfigError, Item, Models, PerItem, Reward, RewardError, RewardSection};
 
 /// Punishes repeated word n-grams: `max_penalty` times the share of n-grams seen before in the text.
 ///
@@ -26,7 +26,7 @@ impl Default for RepetitionConfig {
 }
 
 impl RewardSection for RepetitionConfig {
-    fn build(&self) -> Result<Box<dyn Reward>, ConfigError> {
+    fn build(&self, _: &dyn Models) -> Result<Box<dyn Reward>, ConfigError> {
         let bad = |key: &str, value: String, fix: &str| {
             Err(ConfigError::BadValue { key: format!("repetition.{key}"), value, fix: fix.into() })
         };
@@ -90,6 +90,6 @@ mod tests {
     #[test]
     fn a_reward_for_repeating_is_refused() {
         let config = RepetitionConfig { max_penalty: 0.5, ..RepetitionConfig::default() };
-        assert!(config.build().is_err());
+        assert!(config.build(&super::super::NoModels).is_err());
     }
 }

@@ -24,18 +24,21 @@ fn unknown_keys_and_empty_sections_are_refused() {
     assert!(config(serde_json::json!({ "maths": {} })).is_err());
     assert!(config(serde_json::json!({ "math": { "extracts": "auto" } })).is_err());
     assert!(config(serde_json::json!({ "length": { "shape": { "cosine": { "max": 1 } } } })).is_err());
-    assert_eq!(config(serde_json::json!({})).unwrap().build().err(), Some(ConfigError::Empty));
+    assert_eq!(config(serde_json::json!({})).unwrap().build(&NoModels).err(), Some(ConfigError::Empty));
     let share = config(serde_json::json!({ "math": {}, "max_failed_share": 1.5 })).unwrap();
-    assert!(share.build().is_err());
+    assert!(share.build(&NoModels).is_err());
 }
 
 #[test]
 fn sections_survive_a_round_trip() {
     let written = serde_json::json!({
-        "math": {}, "format": {}, "length": { "shape": { "cosine": {} } }, "overlong": {}, "repetition": {}, "verdict": "math"
+        "math": {}, "format": {}, "length": { "shape": { "cosine": {} } }, "overlong": {}, "repetition": {}, "verdict": "math",
+        "choice": {}, "code": {}, "verifier": { "path": "model" }, "reward_model": { "path": "model" }, "length_scaled": {},
+        "judge": { "base_url": "http://localhost:8000/v1", "model": "m" }, "command": { "program": ["cat"] },
+        "http": { "url": "http://localhost:8000/score" }
     });
     let read = config(written).unwrap();
-    assert_eq!(read.build().unwrap().len(), RewardsConfig::NAMES.len());
+    assert_eq!(read.build(&NoModels).unwrap().len(), RewardsConfig::NAMES.len());
     let again = serde_json::to_value(&read).unwrap();
     assert_eq!(serde_json::to_value(config(again.clone()).unwrap()).unwrap(), again);
 }
@@ -107,4 +110,87 @@ async fn a_score_that_is_not_finite_is_a_failure() {
     let graded = rewards.grade(&[Item::default()]).await;
     assert!(matches!(graded.scores[0][0], Err(RewardError::NonFinite { .. })));
     assert_eq!(graded.verdict, [None]);
+}
+
+/// Says how many items it was given at one time, and what verdict the first one had.
+struct Counting {
+    name: &'static str,
+    is_verdict: bool,
+    is_batched: bool,
+}
+
+#[async_trait]
+impl Reward for Counting {
+    fn name(&self) -> &str {
+        self.name
+    }
+    async fn score(&self, items: &[Item]) -> Vec<Result<f64, RewardError>> {
+        assert_ne!(items[0].completion, "panic");
+        let verdict = items[0].verdict.unwrap_or(0.0);
+        items
+            .iter()
+            .map(|item| Ok(item.completion_tokens as f64 + 100.0 * items.len() as f64 + 1000.0 * verdict))
+            .collect()
+    }
+    fn is_binary(&self) -> bool {
+        self.is_verdict
+    }
+    fn needs_verdict(&self) -> bool {
+        !self.is_verdict
+    }
+    fn is_batched(&self) -> bool {
+        self.is_batched
+    }
+}
+
+fn counting(is_verdict_batched: bool, is_other_batched: bool) -> Rewards {
+    let verdict = Counting { name: "verdict", is_verdict: true, is_batched: is_verdict_batched };
+    let other = Counting { name: "other", is_verdict: false, is_batched: is_other_batched };
+    Rewards::with(vec![Box::new(other), Box::new(verdict)], None, 0.1).ok().unwrap()
+}
+
+#[tokio::test]
+async fn completions_are_scored_as_they_come_and_placed_by_index() {
+    let item = |n: usize| Item { completion_tokens: n, ..Item::default() };
+    for (is_verdict_batched, is_other_batched) in [(false, false), (false, true), (true, false), (true, true)] {
+        let rewards = counting(is_verdict_batched, is_other_batched);
+        let mut grading = rewards.begin(3, &tokio::runtime::Handle::current());
+        [2, 0, 1].into_iter().for_each(|n| grading.push(n, item(n)));
+        let scored = grading.scored();
+        let graded = grading.finish().await;
+        assert_eq!(scored.load(std::sync::atomic::Ordering::Relaxed), 6);
+        // Batched rewards see all three at once, and so do those that had to wait for their verdict.
+        let at_once = |is_batched: bool| if is_batched { 300.0 } else { 100.0 };
+        let verdict: Vec<f64> = (0..3).map(|n| n as f64 + at_once(is_verdict_batched)).collect();
+        assert_eq!(graded.verdict, verdict.iter().map(|v| Some(*v)).collect::<Vec<_>>());
+        for (n, score) in graded.scores[0].iter().enumerate() {
+            let waits = is_verdict_batched || is_other_batched;
+            let first = if waits { verdict[0] } else { verdict[n] };
+            assert_eq!(*score, Ok(n as f64 + at_once(waits) + 1000.0 * first));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_never_came_and_what_panicked_has_failed() {
+    let rewards = counting(false, false);
+    let mut grading = rewards.begin(3, &tokio::runtime::Handle::current());
+    grading.push(0, Item { completion: "panic".into(), ..Item::default() });
+    grading.push(2, Item::default());
+    let graded = grading.finish().await;
+    assert_eq!(graded.verdict, [None, None, Some(100.0)]);
+    assert!(graded.scores[0][0].is_err() && graded.scores[0][1].is_err());
+    assert_eq!(graded.failed_share(0), 2.0 / 3.0);
+}
+
+#[test]
+fn doubtful_data_are_told_by_the_reward_that_minds() {
+    let rewards =
+        Rewards::new(&config(serde_json::json!({ "math": {}, "repetition": {}, "code": {} })).unwrap()).unwrap();
+    let mut item = Item { answer: Some("18".into()), ..Item::default() };
+    item.meta.insert("tests".into(), serde_json::json!(["assert True"]));
+    assert_eq!(rewards.doubts(&item), []);
+    let doubts = rewards.doubts(&Item { answer: Some(r"\frac{1}{".into()), ..Item::default() });
+    assert_eq!(doubts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["math", "code"]);
+    assert!(doubts[0].1.contains("cannot be read"), "{doubts:?}");
 }
