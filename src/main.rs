@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => cli::train::run(&arguments),
         Command::Eval(arguments) => cli::eval::run(&arguments),
         Command::Generate(arguments) => cli::generate::run(&arguments),
+        Command::Grade(arguments) => cli::grade::run(&arguments),
         Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Check(arguments) => cli::check::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),

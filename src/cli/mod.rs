@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod explain;
 pub(crate) mod generate;
+pub(crate) mod grade;
 pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod schema;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
     Generate(generate::Arguments),
+    Grade(grade::Arguments),
     Merge(merge::Arguments),
     Check(check::Arguments),
     Doctor(doctor::Arguments),

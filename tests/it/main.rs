@@ -7,6 +7,8 @@ mod configs;
 mod engine;
 mod explain;
 mod families;
+mod grade;
+mod mixing;
 mod program;
 mod training;
 mod usage;

@@ -46,11 +46,12 @@ impl Group {
             let why = "equal rewards would divide by zero: set it to a small positive number such as 1e-4";
             return Err(Error::config("advantage.group.eps", self.eps, why));
         }
-        Ok(Box::new(self.clone()))
+        let unweighted = Self { weights: BTreeMap::new(), mix: Mix::default(), ..self.clone() };
+        Ok(self.rewards().stage(self.clone(), unweighted))
     }
 
     fn rewards(&self) -> Rewards<'_> {
-        Rewards { stage: "advantage.group", weights: &self.weights, mix: self.mix, kl_in_reward: self.kl_in_reward }
+        Rewards { stage: "advantage.group", weights: &self.weights, mix: &self.mix, kl_in_reward: self.kl_in_reward }
     }
 }
 
@@ -124,7 +125,7 @@ mod tests {
         for bad in [
             Group { eps: 0.0, ..Group::default() },
             Group { kl_in_reward: -1.0, ..Group::default() },
-            Group { mix: Mix::NormalizeThenSum, ..Group::default() },
+            Group { mix: Mix::NormalizeThenSum(Default::default()), ..Group::default() },
             Group { weights: [("math".to_owned(), f64::NAN)].into(), ..Group::default() },
         ] {
             assert!(matches!(bad.build(), Err(Error::Config { .. })), "{bad:?}");

@@ -5,6 +5,7 @@
 
 mod efficiency;
 mod grpo;
+mod reward_mixing;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
