@@ -4,10 +4,19 @@
 
 mod config;
 mod configs;
+mod device;
 mod engine;
+mod evaluation;
 mod explain;
 mod families;
+mod faults;
+#[cfg(feature = "gguf")]
+mod gguf;
+mod golden;
 mod grade;
+mod interrupted;
+mod learning;
+mod methods;
 mod mixing;
 mod program;
 mod training;

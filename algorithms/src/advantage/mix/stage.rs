@@ -100,6 +100,18 @@ impl<A: Advantage> Advantage for Stage<A> {
         self.estimator.reads_verdict()
     }
 
+    fn compares_within_group(&self) -> bool {
+        self.estimator.compares_within_group()
+    }
+
+    fn reads_pairs(&self) -> bool {
+        self.estimator.reads_pairs()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.estimator.warnings()
+    }
+
     fn reward_names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.weights.keys().cloned().collect();
         names.extend(self.mixer.names().into_iter().filter(|name| !self.weights.contains_key(name)));
@@ -137,6 +149,7 @@ impl<A: Advantage> Advantage for Stage<A> {
         match mixed {
             Mixed::Advantages(advantages) => {
                 metrics.merge(&super::statistics(&advantages, batch));
+                batch.reward = Some(advantages.clone());
                 batch.advantage = Some(rows(advantages));
             }
             Mixed::Reward(rewards, factor) => {
