@@ -287,7 +287,7 @@ pub(crate) fn degrees(tokens: &mut Vec<Token>) {
     {
         tokens.pop();
     }
-    if let [.., Token { tok: Tok::Num(_), .. }, Token { tok: Tok::Ch('^'), .. }, last] = tokens
+    if let [.., Token { tok: Tok::Num(_), .. }, Token { tok: Tok::Ch('^'), .. }, last] = &mut tokens[..]
         && last.tok == Tok::Sym("o".into())
     {
         last.tok = Tok::Cmd("circ".into());
