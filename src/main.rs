@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => cli::eval::run(&arguments),
         Command::Compare(arguments) => cli::compare::run(&arguments),
         Command::Generate(arguments) => cli::generate::run(&arguments),
+        Command::Grade(arguments) => cli::grade::run(&arguments),
         Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Check(arguments) => cli::check::run(&arguments),
         Command::Probe(arguments) => cli::probe::run(&arguments),

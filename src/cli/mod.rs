@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod explain;
 pub(crate) mod generate;
+pub(crate) mod grade;
 pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod probe;
@@ -49,6 +50,7 @@ pub(crate) enum Command {
     Eval(eval::Arguments),
     Compare(compare::Arguments),
     Generate(generate::Arguments),
+    Grade(grade::Arguments),
     Merge(merge::Arguments),
     Check(check::Arguments),
     Probe(probe::Arguments),

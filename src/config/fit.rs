@@ -209,7 +209,11 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let Some(rewards) = config.reward.as_ref().and_then(|r| Rewards::new(r).ok()) else { return };
     let present = rewards.names();
     if let (Some(advantage), Some(settings)) = (&stages.advantage, &config.advantage) {
-        let path = format!("advantage.{}.weights", settings.variant());
+        let variant = settings.variant();
+        let weighs = |name: &str| {
+            let value = serde_json::to_value(settings).unwrap_or_default();
+            value[variant]["weights"].get(name).is_some()
+        };
         for name in advantage.reward_names().iter().filter(|n| !present.contains(&n.as_str())) {
             let is_known = RewardsConfig::NAMES.contains(&name.as_str());
             let fix = match nearest(name, &present) {
@@ -217,8 +221,12 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("rewards of this config: {}", present.join(", ")),
             };
+            let (path, at) = match weighs(name) {
+                true => (format!("advantage.{variant}.weights"), format!("advantage.{variant}.weights.{name}")),
+                false => (format!("advantage.{variant}.mix"), format!("advantage.{variant}.mix")),
+            };
             let message = format!("`{path}` names the reward `{name}`, which has no section: {fix}");
-            findings.push(Finding::at(&format!("{path}.{name}"), message));
+            findings.push(Finding::at(&at, message));
         }
     }
     let prompts = config.prompts.as_ref().and_then(|p| Some((p.variant(), p.build().ok()?.reads_success())));

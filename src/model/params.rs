@@ -130,6 +130,20 @@ impl Grads {
         self.is_touched.fill(false);
     }
 
+    /// The inner product with other gradients of the same parameters, summed in f64.
+    pub fn dot(&self, other: &Self) -> candle_core::Result<f64> {
+        let mut total = 0.0;
+        for id in 0..self.slots.len() {
+            if let (Some(a), Some(b)) = (self.get(id), other.get(id)) {
+                let product = (a.to_dtype(DType::F32)? * b.to_dtype(DType::F32)?)?;
+                // By rows first: one f32 sum over a whole matrix would lose digits.
+                let rows = if product.rank() > 1 { product.sum(product.rank() - 1)? } else { product };
+                total += rows.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+            }
+        }
+        Ok(total)
+    }
+
     /// Names of trainable parameters that got no gradient, or one that is zero throughout.
     ///
     /// Asked once at the first step of a run: a parameter listed here is not being trained.

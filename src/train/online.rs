@@ -345,6 +345,7 @@ impl<'a> Run<'a> {
         batch.vocabulary = Some(self.policy.decoder.spec.vocab_size);
         self.policy.score(&mut batch, &self.needs, self.sampling.scoring_temperature())?;
         clock.lap(&mut metrics, "score");
+        self.weigh_rewards(&batch, &mut metrics)?;
         if let Some(advantage) = &mut self.stages.advantage {
             metrics.extend("advantage", &advantage.apply(&mut batch)?);
         }
@@ -367,6 +368,36 @@ impl<'a> Run<'a> {
         let tokens = metrics.get("rollout/tokens").unwrap_or(0.0) + metrics.get("train/tokens").unwrap_or(0.0);
         metrics.set("train/tokens_per_second", tokens / clock.total());
         Ok(metrics)
+    }
+
+    /// Hands a mixer that asks for them the gradients of each reward, as their Gram matrix.
+    fn weigh_rewards(&mut self, batch: &Batch, metrics: &mut Step) -> Result<()> {
+        let Some(advantage) = &mut self.stages.advantage else { return Ok(()) };
+        let Some(parts) = advantage.parts(batch)? else { return Ok(()) };
+        let started = Instant::now();
+        let (params, mut each) = (&self.policy.decoder.params, Vec::with_capacity(parts.len()));
+        for part in parts {
+            let mut alone = batch.clone();
+            alone.advantage = Some(part);
+            if let Some(credit) = &mut self.stages.credit {
+                credit.apply(&mut alone)?;
+            }
+            self.stages.objective.prepare(&mut alone)?;
+            alone.count_totals();
+            let (mut grads, temperature) = (Grads::new(params), self.sampling.scoring_temperature());
+            let update = gradient(&self.policy, self.stages.objective.as_ref(), &alone, &mut grads, temperature, None)?;
+            self.state.trained_tokens += update.tokens as u64;
+            each.push(grads);
+        }
+        let mut gram = vec![vec![0.0; each.len()]; each.len()];
+        for j in 0..each.len() {
+            for k in 0..=j {
+                gram[j][k] = each[j].dot(&each[k])?;
+                gram[k][j] = gram[j][k];
+            }
+        }
+        metrics.set("time/advantage_gradients", started.elapsed().as_secs_f64());
+        Ok(advantage.weigh(&batch.scores.names, &gram)?)
     }
 
     /// Draws until the step has its groups: more than once only where a stage refuses groups.

@@ -13,9 +13,11 @@ mod faults;
 #[cfg(feature = "gguf")]
 mod gguf;
 mod golden;
+mod grade;
 mod interrupted;
 mod learning;
 mod methods;
+mod mixing;
 mod program;
 mod reward_models;
 mod rewards;

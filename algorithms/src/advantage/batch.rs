@@ -41,11 +41,12 @@ impl BatchScaled {
             let why = "equal rewards would divide by zero: set it to a small positive number such as 1e-4";
             return Err(Error::config("advantage.batch.eps", self.eps, why));
         }
-        Ok(Box::new(self.clone()))
+        let unweighted = Self { weights: BTreeMap::new(), mix: Mix::default(), ..self.clone() };
+        Ok(self.rewards().stage(self.clone(), unweighted))
     }
 
     fn rewards(&self) -> Rewards<'_> {
-        Rewards { stage: "advantage.batch", weights: &self.weights, mix: self.mix, kl_in_reward: self.kl_in_reward }
+        Rewards { stage: "advantage.batch", weights: &self.weights, mix: &self.mix, kl_in_reward: self.kl_in_reward }
     }
 }
 

@@ -59,11 +59,12 @@ impl Group {
         if let Some(clip) = self.clip.filter(|c| !(*c > 0.0 && c.is_finite())) {
             return Err(Error::config("advantage.group.clip", clip, "it is a positive bound, such as 5, or left out"));
         }
-        Ok(Box::new(self.clone()))
+        let unweighted = Self { weights: BTreeMap::new(), mix: Mix::default(), ..self.clone() };
+        Ok(self.rewards().stage(self.clone(), unweighted))
     }
 
     fn rewards(&self) -> Rewards<'_> {
-        Rewards { stage: "advantage.group", weights: &self.weights, mix: self.mix, kl_in_reward: self.kl_in_reward }
+        Rewards { stage: "advantage.group", weights: &self.weights, mix: &self.mix, kl_in_reward: self.kl_in_reward }
     }
 }
 
@@ -148,7 +149,7 @@ mod tests {
             Group { eps: 0.0, ..Group::default() },
             Group { clip: Some(0.0), ..Group::default() },
             Group { kl_in_reward: -1.0, ..Group::default() },
-            Group { mix: Mix::NormalizeThenSum, ..Group::default() },
+            Group { mix: Mix::NormalizeThenSum(Default::default()), ..Group::default() },
             Group { weights: [("math".to_owned(), f64::NAN)].into(), ..Group::default() },
         ] {
             assert!(matches!(bad.build(), Err(Error::Config { .. })), "{bad:?}");

@@ -16,6 +16,7 @@ pub mod w_reinforce;
 mod verdict;
 mod whiten;
 
+use crate::batch::Advantages;
 use crate::registry::variants;
 use crate::{Batch, Metrics, Needs, Result, State};
 
@@ -68,6 +69,17 @@ pub trait Advantage: State + Send {
     /// Names of rewards that its settings mention; each must exist.
     fn reward_names(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The advantages of each reward alone, where a mixer asks for their gradients: the loop then gives the
+    /// Gram matrix of those gradients to [`Advantage::weigh`], and only then calls [`Advantage::apply`].
+    fn parts(&mut self, _batch: &Batch) -> Result<Option<Vec<Advantages>>> {
+        Ok(None)
+    }
+
+    /// Takes the Gram matrix <g_j, g_k> of the gradients of the named rewards, [K,K].
+    fn weigh(&mut self, _names: &[String], _gram: &[Vec<f64>]) -> Result<()> {
+        Ok(())
     }
 
     /// Fills `batch.advantage`, and clears `batch.keep` of rows that are to be left out.

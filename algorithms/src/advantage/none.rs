@@ -30,11 +30,12 @@ impl Unscaled {
     /// The stage. Errors: settings that can never work.
     pub fn build(&self) -> Result<Box<dyn Advantage>> {
         self.rewards().validate(false)?;
-        Ok(Box::new(self.clone()))
+        let unweighted = Self { weights: BTreeMap::new(), mix: Mix::default(), ..self.clone() };
+        Ok(self.rewards().stage(self.clone(), unweighted))
     }
 
     fn rewards(&self) -> Rewards<'_> {
-        Rewards { stage: "advantage.none", weights: &self.weights, mix: self.mix, kl_in_reward: self.kl_in_reward }
+        Rewards { stage: "advantage.none", weights: &self.weights, mix: &self.mix, kl_in_reward: self.kl_in_reward }
     }
 }
 
@@ -48,12 +49,7 @@ impl Advantage for Unscaled {
     }
 
     fn apply(&mut self, batch: &mut Batch) -> Result<Metrics> {
-        let mix = self.mix;
-        self.rewards().apply(batch, |rewards, batch| match mix {
-            Mix::SumThenNormalize => rows(centred(rewards, batch)),
-            // Already centred and scaled.
-            Mix::NormalizeThenSum => rows(rewards.to_vec()),
-        })
+        self.rewards().apply(batch, |rewards, batch| rows(centred(rewards, batch)))
     }
 }
 

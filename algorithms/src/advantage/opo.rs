@@ -29,11 +29,12 @@ impl Opo {
     /// The stage. Errors: settings that can never work.
     pub fn build(&self) -> Result<Box<dyn Advantage>> {
         self.rewards().validate(true)?;
-        Ok(Box::new(self.clone()))
+        let unweighted = Self { weights: BTreeMap::new(), mix: Mix::default(), ..self.clone() };
+        Ok(self.rewards().stage(self.clone(), unweighted))
     }
 
     fn rewards(&self) -> Rewards<'_> {
-        Rewards { stage: "advantage.opo", weights: &self.weights, mix: self.mix, kl_in_reward: self.kl_in_reward }
+        Rewards { stage: "advantage.opo", weights: &self.weights, mix: &self.mix, kl_in_reward: self.kl_in_reward }
     }
 }
 

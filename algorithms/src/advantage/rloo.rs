@@ -44,11 +44,12 @@ impl Rloo {
             let why = "equal rewards would divide by zero: set it to a small positive number such as 1e-4";
             return Err(Error::config("advantage.rloo.eps", self.eps, why));
         }
-        Ok(Box::new(self.clone()))
+        let unweighted = Self { weights: BTreeMap::new(), mix: Mix::default(), ..self.clone() };
+        Ok(self.rewards().stage(self.clone(), unweighted))
     }
 
     fn rewards(&self) -> Rewards<'_> {
-        Rewards { stage: "advantage.rloo", weights: &self.weights, mix: self.mix, kl_in_reward: self.kl_in_reward }
+        Rewards { stage: "advantage.rloo", weights: &self.weights, mix: &self.mix, kl_in_reward: self.kl_in_reward }
     }
 }
 

@@ -122,7 +122,7 @@ fn estimator(path: &str, variant: &str, config: &Fields) -> (AdvantageConfig, bo
     let beta = config.number("beta").unwrap_or(0.0);
     let kl_in_reward = if penalised { beta } else { 0.0 };
     let std = if population { group::Deviation::Population } else { group::Deviation::Sample };
-    let (weights, mix) = (Default::default(), Mix::SumThenNormalize);
+    let (weights, mix) = (Default::default(), Mix::default());
     let config = match name.as_str() {
         "group" | "group_of_one" => {
             AdvantageConfig::Group(group::Group { weights, mix, kl_in_reward, eps, std, clip: None })

@@ -9,6 +9,7 @@ mod efficiency;
 mod grpo;
 mod pairing;
 mod real;
+mod reward_mixing;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -47,7 +47,9 @@ impl Answer {
                 *name = new.clone();
             }
         }
-        let list = without_lead(list);
+        let mut list = without_lead(list);
+        scale_words(&mut list);
+        unit::degrees(&mut list);
         let choice = text::choice(raw);
         let is_marked_choice = choice.is_some() && (raw.contains('(') || raw.contains("\\text"));
         let can_be_choice = choice.is_some_and(|choice| choice.is_alone)
@@ -164,6 +166,11 @@ fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
     if lead == 0 || lead == list.len() {
         return list;
     }
+    // `\text{Area} = 12` names what 12 is.
+    if list[lead].tok == Tok::Ch('=') && list[..lead].iter().all(|token| matches!(token.tok, Tok::Text(_))) {
+        list.drain(..=lead);
+        return list;
+    }
     let last = list[..lead].iter().rev().find_map(|token| match &token.tok {
         Tok::Text(text) | Tok::Word(text) => text.split_whitespace().next_back().map(str::to_lowercase),
         _ => None,
@@ -193,6 +200,34 @@ fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
     list
 }
 
+/// `3 million` as 3 times a power of ten, `3 to 4` between numbers as a ratio.
+fn scale_words(list: &mut Vec<Token>) {
+    for at in (1..list.len()).rev() {
+        let (Tok::Text(words) | Tok::Word(words)) = &list[at].tok else { continue };
+        if !matches!(list[at - 1].tok, Tok::Num(_)) {
+            continue;
+        }
+        let words = words.trim().to_lowercase();
+        if words == "to" && matches!(list.get(at + 1), Some(Token { tok: Tok::Num(_), .. })) {
+            list[at].tok = Tok::Ch(':');
+            continue;
+        }
+        let (first, rest) = words.split_once(' ').unwrap_or((&words, ""));
+        let exponent = match first {
+            "hundred" => "2",
+            "thousand" => "3",
+            "million" => "6",
+            "billion" => "9",
+            "trillion" => "12",
+            _ => continue,
+        };
+        let power = [Tok::Cmd("cdot".into()), Tok::Num("10".into()), Tok::Ch('^'), Tok::Num(exponent.into())];
+        let rest = (!rest.is_empty()).then(|| Tok::Text(rest.to_string()));
+        let tokens = power.into_iter().chain(rest).map(|tok| Token { tok, spaced: true });
+        list.splice(at..=at, tokens.collect::<Vec<_>>());
+    }
+}
+
 /// Answers that are no formula on their face: sets in words, digits with letters in a base.
 fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
     let is_wordy = tokens.iter().any(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)));
@@ -204,12 +239,20 @@ fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
             return Some(Node::Numbers('R'));
         }
     }
-    let at = raw.rfind('_')?;
     let clean = |part: &str| {
         let part = part.replace("\\text", "").replace("\\mathrm", "").replace("\\,", "").replace("\\!", "");
-        part.trim().chars().filter(|c| !"{}()$".contains(*c)).collect::<String>()
+        part.trim().chars().filter(|c| !"{}()$".contains(*c)).collect::<String>().trim().to_string()
     };
-    let (digits, base) = (clean(&raw[..at]), clean(&raw[at + 1..]));
+    let (digits, base) = match raw.rfind('_') {
+        Some(at) => (clean(&raw[..at]), clean(&raw[at + 1..])),
+        None if is_wordy && raw.len() < 100 => {
+            let words = clean(raw);
+            let (digits, base) = words.split_once(" base ").or_else(|| words.split_once("base "))?;
+            (digits.trim().to_string(), base.trim().to_string())
+        }
+        None => return None,
+    };
+    let base = base.strip_prefix("base ").map_or(base.clone(), str::to_string);
     let base = match base.as_str() {
         "two" => 2,
         "three" => 3,

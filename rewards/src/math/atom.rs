@@ -93,9 +93,21 @@ impl Parser<'_> {
             }
             return recurring(digits, &repeat).map(Node::Num).ok_or(Failure::Syntax);
         }
-        // `0.3636\ldots`: the digits shown.
+        // `0.(36)`; after decimals the bracket would be a factor.
+        if let (true, Some(Tok::Ch('(')), Some(Tok::Num(repeat)), Some(Tok::Ch(')'))) =
+            (digits.ends_with('.') && !self.is_spaced(), self.peek(), self.ahead(1), self.ahead(2))
+            && repeat.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            let value = recurring(digits, repeat).map(Node::Num).ok_or(Failure::Syntax);
+            self.at += 3;
+            return value;
+        }
+        // `0.3636\ldots`: what repeats goes on; else the digits shown.
         if digits.contains('.') && (self.is_command("ldots") || self.is_command("dots") || self.is_command("cdots")) {
             self.at += 1;
+            if let Some((head, repeat)) = repeating(digits) {
+                return recurring(head, repeat).map(Node::Num).ok_or(Failure::Syntax);
+            }
         }
         if self.peek() == Some(&Tok::Ch('_')) {
             self.at += 1;
@@ -351,7 +363,17 @@ impl Parser<'_> {
             "pmod" => Err(Failure::Syntax),
             _ => {
                 if let Some(set) = name.strip_prefix("mathbb ") {
-                    // R^+, Z_{>0} and the like are other sets.
+                    // R^+ and R^- are half-lines; Z_{>0} and the like are other sets.
+                    if let ("R", Some(Tok::Ch('^')), Some(Tok::Ch(sign @ ('+' | '-')))) =
+                        (set, self.peek(), self.ahead(1))
+                    {
+                        let (low, high) = match sign {
+                            '+' => (Node::int(0), Node::Infinity),
+                            _ => (Node::Neg(Node::Infinity.boxed()), Node::int(0)),
+                        };
+                        self.at += 2;
+                        return Ok(Node::Group { open: '(', items: vec![low, high], close: ')' });
+                    }
                     if matches!(self.peek(), Some(Tok::Ch('^' | '_'))) {
                         return Err(Failure::Syntax);
                     }
@@ -519,6 +541,18 @@ pub(super) fn number(digits: &str) -> Parsed {
     let shown = format!("{whole}{part}");
     let significant = shown.trim_start_matches('0').len();
     Ok(Node::Dec { value, places: part.len() as u32, significant: significant as u32 })
+}
+
+/// The digits before the block that `0.1666` ends in twice or more (one digit: three times), and the block.
+fn repeating(digits: &str) -> Option<(&str, &str)> {
+    let decimals = digits.len() - digits.find('.')? - 1;
+    (1..=decimals.min(12) / 2).find_map(|period| {
+        let times = if period == 1 { 3 } else { 2 };
+        let block = &digits[digits.len() - period..];
+        let tail = digits.len().checked_sub(period * times)?;
+        let is_repeated = decimals >= period * times && digits[tail..] == block.repeat(times);
+        is_repeated.then(|| (&digits[..tail], block))
+    })
 }
 
 /// `0.1` followed by the recurring digits `6`.

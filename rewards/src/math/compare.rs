@@ -157,6 +157,8 @@ impl Comparison<'_> {
                     None => self.mismatch(),
                 }
             }
+            (Node::Set(one), Node::Group { .. }) if one.len() == 1 => self.equal(&one[0], p),
+            (Node::Group { .. }, Node::Set(one)) if one.len() == 1 => self.equal(g, &one[0]),
             (Node::Group { .. }, Node::Set(_)) | (Node::Set(_), Node::Group { .. }) => self.mismatch(),
             (Node::List(items) | Node::Set(items), Node::List(others) | Node::Set(others)) => {
                 self.method = Method::Set;
@@ -421,6 +423,15 @@ fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
     };
     match node {
         Node::Matrix(rows) => Some(rows.clone()),
+        // `[[1,2],[3,4]]`, as programs write it.
+        Node::Group { open: '[', items, close: ']' } if items.len() > 1 => {
+            let row = |item: &Node| match item {
+                Node::Group { open: '[', items, close: ']' } => Some(items.clone()),
+                _ => None,
+            };
+            let rows: Vec<Vec<Node>> = items.iter().map(row).collect::<Option<_>>()?;
+            rows.iter().all(|row| row.len() == rows[0].len()).then_some(rows)
+        }
         Node::Neg(inner) => Some(each(matrix(inner)?, &|cell| Node::Neg(cell.boxed()))),
         Node::Mul(items) => {
             let mut rows = None;

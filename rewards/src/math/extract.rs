@@ -252,7 +252,7 @@ fn boxed_answers(text: &str, how: &Extraction, gold_parts: usize) -> Vec<String>
     let Some(last) = boxes.last() else {
         return Vec::new();
     };
-    let mut answers = vec![last.content.trim().to_string()];
+    let mut answers = vec![unbold(last.content.trim()).to_string()];
     if gold_parts >= 2 {
         let mut parts = vec![last.content.trim()];
         let mut start = last.start;
@@ -269,6 +269,12 @@ fn boxed_answers(text: &str, how: &Extraction, gold_parts: usize) -> Vec<String>
         }
     }
     answers
+}
+
+/// Without the stars of bold text.
+fn unbold(text: &str) -> &str {
+    let inner = text.strip_prefix("**").and_then(|rest| rest.strip_suffix("**"));
+    inner.map_or(text, str::trim)
 }
 
 /// The answer of a gold that is a worked solution: its last box, with the boxes close before it.
@@ -289,7 +295,46 @@ fn is_close(between: &str) -> bool {
     others <= 10
 }
 
-const ANCHORS: [&str; 6] = ["final answer is", "final answer", "answer is", "answer:", "answer :", "answers are"];
+const ANCHORS: [&str; 8] = [
+    "final answer is",
+    "final answer",
+    "answer is",
+    "answer:",
+    "answer :",
+    "answers are",
+    "correct choice is",
+    "correct option is",
+];
+/// Words that change the value of the number before them.
+const VALUE_WORDS: [&str; 24] = [
+    "hundred",
+    "thousand",
+    "million",
+    "billion",
+    "trillion",
+    "dozen",
+    "half",
+    "halves",
+    "third",
+    "thirds",
+    "fourths",
+    "quarters",
+    "fifths",
+    "sixths",
+    "eighths",
+    "tenths",
+    "pi",
+    "to",
+    "squared",
+    "cubed",
+    "times",
+    "plus",
+    "minus",
+    "factorial",
+];
+/// Words before a number that make it a bound.
+const BOUNDS: [&str; 9] =
+    ["at least", "at most", "more than", "less than", "fewer than", "greater than", "no more", "between", "not "];
 
 /// The rightmost anchored answer: `final answer is X`, `answer: X`, `answer is X`, `#### X`.
 fn anchored(text: &str) -> Option<String> {
@@ -328,11 +373,21 @@ fn answer_after(rest: &str) -> Option<String> {
         return None;
     }
     if let Some(number) = leading_number(line) {
-        return Some(number.to_string());
+        let expression = leading_expression(line);
+        return Some(if expression.len() > number.len() { expression } else { number }.to_string());
     }
     let has_prose =
         line.split_whitespace().filter(|word| word.len() >= 2 && word.chars().all(char::is_alphabetic)).count() >= 2;
     if has_prose {
+        let lower = line.to_lowercase();
+        if BOUNDS.iter().any(|bound| lower.starts_with(bound)) {
+            return Some(line.trim_end_matches('.').to_string());
+        }
+        let expression = leading_expression(line);
+        let names = line[expression.len()..].trim_start();
+        if !expression.is_empty() && !names.starts_with("is ") && !names.starts_with("are ") {
+            return Some(expression.to_string());
+        }
         let after_is = line.rfind(" is ").map(|at| &line[at + 4..]);
         if let Some(found) = after_is.and_then(|rest| {
             span_at(rest.trim_start())
@@ -347,6 +402,51 @@ fn answer_after(rest: &str) -> Option<String> {
     }
     let sentence = line.strip_suffix('.').unwrap_or(line).trim();
     (!sentence.is_empty() && sentence.chars().count() <= 200).then(|| sentence.to_string())
+}
+
+/// The formula or list of numbers that starts a line of plain text: what stands before the first word
+/// of prose, or before the sentence ends. A number alone would hide that `1/2 + 1/3` or `3 or 4` follows.
+fn leading_expression(line: &str) -> &str {
+    let (mut end, mut at) = (0, 0);
+    let mut words = line.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        let start = at + line[at..].find(word).unwrap_or(0);
+        at = start + word.len();
+        let core = word.trim_end_matches([',', '.', ';', '*', '_', '!', '?', ':']);
+        let core = if core.is_empty() { word } else { core };
+        let is_operator = !core.is_empty() && core.chars().all(|c| "+-*/^=<>|×·÷−±≤≥≠".contains(c));
+        let is_article =
+            core == "A" && word == core && words.peek().is_some_and(|next| !["because", "since", "as"].contains(next));
+        let is_letter =
+            core.len() == 1 && core.starts_with(|c: char| c.is_ascii_alphabetic() && !"aI".contains(c)) && !is_article;
+        let is_value_word = end > 0 && VALUE_WORDS.contains(&core);
+        let has_value = core.contains(|c: char| c.is_ascii_digit()) || core.starts_with('\\');
+        let is_remark = end > 0 && core.starts_with(['(', '[']);
+        let goes_on =
+            words.peek().is_some_and(|next| next.starts_with(|c: char| c.is_ascii_digit() || "-\\(".contains(c)));
+        if core == "and" || core == "or" {
+            let is_bound = words
+                .peek()
+                .is_some_and(|next| ["more", "less", "fewer", "greater"].contains(&next.trim_end_matches('.')));
+            if core == "or" && is_bound && end > 0 {
+                return line.trim_end_matches('.');
+            }
+            if goes_on {
+                continue;
+            }
+            break;
+        }
+        if is_remark || !(is_operator || is_letter || has_value || is_value_word) {
+            break;
+        }
+        if !is_operator {
+            end = start + core.len();
+        }
+        if core.len() < word.len() && !(word.ends_with([',', ';']) && goes_on) {
+            break;
+        }
+    }
+    line[..end].trim()
 }
 
 /// `$3$, $5$ and $7$`: further spans that continue the list are part of the answer.

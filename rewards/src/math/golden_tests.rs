@@ -61,6 +61,33 @@ fn golden_math_pairs() {
     assert!(policy_right as f64 >= 0.9 * policy as f64, "{summary}");
 }
 
+/// `adversarial_pairs.json`: near misses and odd spellings of every kind, those known to be refused wrongly among them.
+#[test]
+fn adversarial_pairs() {
+    let file: Value = serde_json::from_str(include_str!("adversarial_pairs.json")).unwrap();
+    let config = GradeConfig { limits: Limits { soft_millis: 5000, ..Limits::default() }, ..GradeConfig::default() };
+    let cases = file["cases"].as_array().unwrap();
+    let (mut accepted, mut refused) = (String::new(), Vec::new());
+    for case in cases {
+        let (gold, completion) = (case[1].as_str().unwrap(), case[2].as_str().unwrap());
+        let verdict = grade(gold, completion, &config);
+        match (verdict.correct, case[3].as_bool().unwrap()) {
+            (true, false) => {
+                accepted.push_str(&format!("accepted {case} by {:?}: {:?}\n", verdict.method, verdict.extracted))
+            }
+            (false, true) => refused.push(format!("refused {case}: {:?} {:?}\n", verdict.reason, verdict.extracted)),
+            _ => {}
+        }
+    }
+    assert!(accepted.is_empty(), "{accepted}");
+    assert!(
+        cases.len() > 1000 && refused.len() * 100 <= cases.len(),
+        "{} refused\n{}",
+        refused.len(),
+        refused.concat()
+    );
+}
+
 /// The shared folder beside the workspace, or the one named by `CANDLEWICK_SHARED`.
 fn shared() -> Option<PathBuf> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;

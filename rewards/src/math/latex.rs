@@ -54,6 +54,9 @@ pub(super) const DROPPED: &[&str] = &[
     "mathop",
     "mathord",
     "mathbin",
+    "checkmark",
+    "blacksquare",
+    "qed",
 ];
 
 /// Commands dropped with their argument.
@@ -256,6 +259,8 @@ impl Reader {
             "and" | "or" => self.push(Tok::Word(plain.to_string())),
             ", and" | ",and" | ", or" | "and/or" | "; and" => self.push(Tok::Word("and".into())),
             "percent" | "pct" => self.push(Tok::Ch('%')),
+            "infinity" | "inf" => self.command("infty"),
+            "pi" if is_upright => self.command("pi"),
             _ if nesting > 20 => self.push(Tok::Text(plain.to_string())),
             _ if !is_math && is_upright && is_function(plain) => self.command(plain),
             _ if (has_word && !is_math) || plain.ends_with(':') => self.push(Tok::Text(plain.to_string())),

@@ -393,7 +393,9 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
     }
     let first = first.expect("at least one reading was compared");
     // A decimal comma, where the gold is a plain number and the comma cannot be thousands.
-    let decimal_gold = answer::with_decimal_point(pred, gold);
+    // In the gold only `{,}` and `0,111` are: `2,3` lists two numbers.
+    let is_decimal = gold.contains("{,}") || gold.split_once(',').is_some_and(|(a, b)| a == "0" && b.len() >= 3);
+    let decimal_gold = if is_decimal { answer::with_decimal_point(pred, gold) } else { None };
     if let Some(pred) = answer::with_decimal_point(gold, pred).or(decimal_gold.is_some().then(|| pred.to_string())) {
         let gold = decimal_gold.as_deref().unwrap_or(gold);
         let g = Answer::read(

@@ -134,7 +134,8 @@ impl Parser<'_> {
         loop {
             match self.peek() {
                 Some(Tok::Ch(c @ (',' | ';'))) => found = Some(if found == Some(';') { ';' } else { *c }),
-                Some(Tok::Word(word)) if word == "and" || word == "or" => found = found.or(Some('&')),
+                Some(Tok::Word(word)) if word == "and" => found = found.or(Some('&')),
+                Some(Tok::Word(word)) if word == "or" => found = Some('|'),
                 Some(Tok::Row) => found = found.or(Some(';')),
                 _ => return found,
             }
@@ -145,18 +146,28 @@ impl Parser<'_> {
     /// The whole answer: items by commas, semicolons, `and`, `or`. Semicolons bind more loosely.
     pub(super) fn answer(&mut self) -> Parsed {
         let mut groups: Vec<Vec<Node>> = vec![Vec::new()];
+        let mut has_or = true;
         loop {
             let item = self.stacked()?;
             groups.last_mut().expect("there is always a last group").push(item);
             match self.separator() {
                 Some(_) if self.peek().is_none() => break,
                 Some(separator) => {
+                    has_or &= separator == '|';
                     if separator == ';' {
                         groups.push(Vec::new());
                     }
                 }
                 None => break,
             }
+        }
+        // `x < 0 or x > 1` says that either holds; with commas or `and` it depends on the two.
+        let is_order = |item: &Node| matches!(item, Node::Relation(_, ops) if ops.iter().all(|op| op.is_order()));
+        if let ([items], true) = (&groups[..], has_or)
+            && items.len() > 1
+            && items.iter().all(is_order)
+        {
+            return Ok(Node::Union(groups.remove(0)));
         }
         let mut groups: Vec<Node> = groups
             .into_iter()
@@ -201,7 +212,7 @@ impl Parser<'_> {
 
     pub(super) fn relation(&mut self) -> Parsed {
         // `= 5`: what the sign follows was left out.
-        while self.eat('=') {}
+        while self.eat('=') || self.eat_command("approx") {}
         let mut sides = vec![self.set_expression()?];
         let mut ops = Vec::new();
         loop {

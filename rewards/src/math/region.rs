@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::Method;
-use super::ast::{Node, Op};
+use super::ast::{Func, Node, Op};
 use super::ball::{Ball, Precision, Trouble};
 use super::compare::{Comparison, Equal};
 use super::evaluate::Evaluator;
@@ -57,6 +57,9 @@ impl Comparison<'_> {
                 // `x < a or x > b` joins; `x > a, x != b` meets.
                 let mut joined: Option<Region> = None;
                 let mut variable = None;
+                if let Some(region) = self.both(items)? {
+                    return Ok(Some(region));
+                }
                 for item in items {
                     let name = region_variable(item);
                     if variable.is_some() && name != variable {
@@ -101,8 +104,49 @@ impl Comparison<'_> {
         })
     }
 
-    /// The solutions of `x < a`, `a <= x < b`, `x != a` and their mirror images.
+    /// What two inequalities in one variable bound together: `x >= 0 and x <= 1` is an interval, for as a
+    /// union it would be everything. `None` where they do not meet: then either may hold.
+    fn both(&mut self, items: &[Node]) -> Result<Option<Region>, Trouble> {
+        let [Node::Relation(a, op), Node::Relation(b, other)] = items else { return Ok(None) };
+        if !op.iter().chain(other).all(|op| op.is_order()) || region_variable(&items[0]) != region_variable(&items[1]) {
+            return Ok(None);
+        }
+        let (Some(a), Some(b)) = (self.solved(a, op)?, self.solved(b, other)?) else { return Ok(None) };
+        let met = self.intersection(&a, &b)?;
+        Ok((!met.is_empty()).then_some(met))
+    }
+
+    /// The solutions of `|x - a| < c` and the like.
+    fn around(&mut self, sides: &[Node], ops: &[Op]) -> Result<Option<Region>, Trouble> {
+        let ([one, other], [op]) = (sides, ops) else { return Ok(None) };
+        let (inner, bound, op) = match (distance(one), distance(other)) {
+            (Some(inner), None) => (inner, other, *op),
+            (None, Some(inner)) => (inner, one, op.flipped()),
+            _ => return Ok(None),
+        };
+        if !op.is_order() || bound.has_variables() || !bound.is_scalar() {
+            return Ok(None);
+        }
+        let (name, centre) = inner;
+        let low = Node::Add(vec![centre.clone(), Node::Neg(bound.clone().boxed())]);
+        let high = Node::Add(vec![centre, bound.clone()]);
+        if matches!(op, Op::Lt | Op::Le) {
+            return self.solved(&[low, name, high], &[op, op]);
+        }
+        let (Some(mut below), Some(above)) =
+            (self.solved(&[name.clone(), low], &[op.flipped()])?, self.solved(&[name, high], &[op])?)
+        else {
+            return Ok(None);
+        };
+        below.extend(above);
+        Ok(Some(below))
+    }
+
+    /// The solutions of `x < a`, `a <= x < b`, `x != a`, `|x - a| < c` and their mirror images.
     pub(super) fn solved(&mut self, sides: &[Node], ops: &[Op]) -> Result<Option<Region>, Trouble> {
+        if let Some(region) = self.around(sides, ops)? {
+            return Ok(Some(region));
+        }
         let at = match sides.iter().position(is_lone) {
             Some(at)
                 if sides
@@ -335,7 +379,7 @@ pub(super) fn is_region(node: &Node) -> bool {
         Node::Intersection(_) => true,
         Node::Relation(sides, ops) => {
             ops.iter().all(|op| op.is_order() || *op == Op::Ne)
-                && sides.iter().any(is_lone)
+                && sides.iter().any(|side| is_lone(side) || distance(side).is_some())
                 && sides.iter().filter(|side| side.has_variables()).count() == 1
         }
         Node::In(_, set) => is_region(set) || matches!(**set, Node::Group { .. }),
@@ -351,10 +395,29 @@ pub(super) fn is_point(node: &Node) -> bool {
 }
 
 /// The variable that an inequality bounds.
-pub(super) fn region_variable(node: &Node) -> Option<&Node> {
+pub(super) fn region_variable(node: &Node) -> Option<Node> {
     match node {
-        Node::Relation(sides, _) => sides.iter().find(|side| is_lone(side)),
-        Node::In(member, _) => Some(member),
+        Node::Relation(sides, _) => {
+            let name =
+                |side: &Node| if is_lone(side) { Some(side.clone()) } else { distance(side).map(|(name, _)| name) };
+            sides.iter().find_map(name)
+        }
+        Node::In(member, _) => Some((**member).clone()),
+        _ => None,
+    }
+}
+
+/// The variable and the centre of `|x|`, `|x - a|`, `|x + a|`.
+fn distance(node: &Node) -> Option<(Node, Node)> {
+    let Node::Call(Func::Abs, arguments) = node else { return None };
+    match &arguments[..] {
+        [name @ Node::Sym(_)] => Some((name.clone(), Node::int(0))),
+        [Node::Add(terms)] => {
+            let at = terms.iter().position(|term| matches!(term, Node::Sym(_)))?;
+            let rest: Vec<Node> = terms.iter().enumerate().filter(|(k, _)| *k != at).map(|(_, t)| t.clone()).collect();
+            let is_centre = rest.iter().all(|term| term.is_scalar() && !term.has_variables());
+            is_centre.then(|| (terms[at].clone(), Node::Neg(Node::Add(rest).boxed())))
+        }
         _ => None,
     }
 }

@@ -259,7 +259,13 @@ impl Comparison<'_> {
         names.sort();
         let is_discrete = |node: &Node| {
             node.any(&|part| {
-                matches!(part, Node::Call(func, _) if func.is_discrete()) || matches!(part, Node::Series { .. })
+                match part {
+                    Node::Call(func, _) => func.is_discrete(),
+                    Node::Series { .. } => true,
+                    // `(-1)^n` is about whole numbers.
+                    Node::Pow(base, exponent) => is_negative_number(base) && exponent.has_variables(),
+                    _ => false,
+                }
             })
         };
         let is_discrete = is_discrete(node) || is_discrete(other);
@@ -283,6 +289,14 @@ impl Comparison<'_> {
         // Expressions without i are about reals: roots and logarithms of negatives are not defined.
         evaluator.is_real = !has_unit(node) && !has_unit(other);
         evaluator.value(node)
+    }
+}
+
+fn is_negative_number(node: &Node) -> bool {
+    match node {
+        Node::Num(value) | Node::Dec { value, .. } => value.is_negative(),
+        Node::Neg(inner) => matches!(**inner, Node::Num(_) | Node::Dec { .. }),
+        _ => false,
     }
 }
 

@@ -293,6 +293,18 @@ fn answer() -> impl Strategy<Value = String> {
     })
 }
 
+/// An answer of one kind made of two parts.
+fn of_kind(kind: usize, a: &str, b: &str) -> String {
+    match kind {
+        0 => format!("({a})-({b})"),
+        1 => format!("({a}, {b})"),
+        2 => format!("\\{{{a}, {b}\\}}"),
+        3 => format!("{a}, {b}"),
+        4 => format!("\\begin{{pmatrix}} {a} & {b} \\end{{pmatrix}}"),
+        _ => format!("{a} < {b}"),
+    }
+}
+
 fn any_answer() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => answer(),
@@ -404,6 +416,17 @@ proptest! {
         let (one, other) = (format!("({a})+({b})"), format!("({b})+({a})"));
         prop_assert!(right(&one, &other), "{} is not {}", one, other);
         prop_assert_eq!(right(&a, &b), right(&b, &a), "{} and {}", a, b);
+    }
+
+    #[test]
+    fn answers_of_one_kind_are_symmetric(kind in 0usize..6, a in answer(), b in answer(), c in answer(), swaps in any::<bool>()) {
+        let is_defined = |answer: &str| right(&format!("({answer})+0\\cdot 1"), answer);
+        prop_assume!(is_defined(&a) && is_defined(&b) && is_defined(&c));
+        let (one, other) = (of_kind(kind, &a, &b), if swaps { of_kind(kind, &b, &a) } else { of_kind(kind, &a, &c) });
+        let (forth, back) = (right(&one, &other), right(&other, &one));
+        prop_assert_eq!(forth, back, "{} and {}", one, other);
+        // A set and a list have no order.
+        prop_assert!(forth || !(swaps && (kind == 2 || kind == 3)), "{} and {}", one, other);
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) fn normal(raw: &str) -> String {
         _ => false,
     };
     let words: Vec<&str> = (0..all.len()).filter(|at| !is_article(*at)).map(|at| all[at]).collect();
-    let joined = if words.is_empty() { trimmed.to_string() } else { words.join(" ") };
+    let joined = if words.is_empty() { trimmed.to_string() } else { words.join(" ").replace(" -", "-") };
     synonym(&joined).map_or(joined, str::to_string)
 }
 
@@ -160,6 +160,8 @@ pub(crate) struct Choice {
 pub(crate) fn choice(raw: &str) -> Option<Choice> {
     let plain = normal_keeping_case(raw);
     let plain = plain.trim();
+    let named = ["Option ", "option ", "Choice ", "choice ", "Answer ", "answer "];
+    let plain = named.iter().find_map(|word| plain.strip_prefix(word)).unwrap_or(plain).trim_start();
     let body = plain.strip_prefix('(').unwrap_or(plain);
     let was_open = body.len() < plain.len();
     let letter = body.chars().next().filter(char::is_ascii_alphabetic)?;
@@ -169,7 +171,10 @@ pub(crate) fn choice(raw: &str) -> Option<Choice> {
     let is_marked = if was_open { mark == Some(')') } else { matches!(mark, Some(')' | '.' | ':')) };
     let rest = if is_marked { &trimmed[1..] } else { trimmed };
     // What follows the mark is the choice's value, set off by a space; anything closer is a formula.
+    let names_more = ["and ", "or "].iter().any(|word| rest.trim_start().starts_with(word))
+        || ('A'..='J').any(|other| rest.contains(&format!("({other})")));
     let is_value = is_marked
+        && !names_more
         && rest.starts_with(char::is_whitespace)
         && rest.trim_start().starts_with(|c: char| c.is_alphanumeric() || "\\$".contains(c));
     let is_alone = rest.trim().trim_end_matches('.').is_empty();

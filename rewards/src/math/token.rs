@@ -61,8 +61,26 @@ pub(crate) fn tokenise(text: &str, commas: Commas) -> Tokens {
         depth: 0,
         commas,
     };
-    reader.read(text, 0);
+    // Mathematical letters and digits of any style are those of the alphabet.
+    if text.contains(|c: char| ('\u{1d400}'..='\u{1d7ff}').contains(&c)) {
+        reader.read(&text.chars().map(plain_letter).collect::<String>(), 0);
+    } else {
+        reader.read(text, 0);
+    }
     reader.out
+}
+
+/// `x` for its bold, italic and other mathematical forms, and so for digits.
+fn plain_letter(c: char) -> char {
+    match c as u32 {
+        // Thirteen styles of A..Z and a..z; the Greek ones lie between them and the digits.
+        code @ 0x1d400..=0x1d6a3 => match (code - 0x1d400) % 52 {
+            capital @ 0..=25 => char::from(b'A' + capital as u8),
+            small => char::from(b'a' + (small - 26) as u8),
+        },
+        code @ 0x1d7ce..=0x1d7ff => char::from(b'0' + ((code - 0x1d7ce) % 10) as u8),
+        _ => c,
+    }
 }
 
 pub(super) struct Reader {
@@ -114,6 +132,10 @@ impl Reader {
             let c = rest.chars().next().expect("`at` lies on a character boundary before the end");
             at += match c {
                 '\\' => self.read_command(rest, nesting),
+                '.' if rest.starts_with("...") => {
+                    self.command("ldots");
+                    3
+                }
                 c if is_digit(c) || (c == '.' && rest[1..].starts_with(is_digit)) => self.read_number(rest),
                 c if c.is_ascii_alphabetic() => self.read_letters(rest),
                 c if superscript(c).is_some() => {
@@ -143,6 +165,12 @@ impl Reader {
             self.symbol(word);
             return 1;
         }
+        // `e^xe^y`: a bare exponent is one letter, unless a function's name stands there.
+        let is_exponent = matches!(self.out.list.last(), Some(Token { tok: Tok::Ch('^'), .. })) && !self.spaced;
+        if is_exponent && word != "pi" && !super::latex::FUNCTIONS.iter().any(|name| word.starts_with(name)) {
+            self.symbol(&word[..1]);
+            return 1;
+        }
         if let Some(name) =
             ["sqrt", "sin", "cos", "tan", "log", "ln", "exp", "abs", "arctan", "arcsin", "arccos", "frac", "pi"]
                 .iter()
@@ -152,7 +180,7 @@ impl Reader {
             return name.len();
         }
         match word {
-            "oo" | "infty" | "infinity" => self.command("infty"),
+            "oo" | "inf" | "infty" | "infinity" => self.command("infty"),
             "percent" | "pct" | "percentage" => self.push(Tok::Ch('%')),
             "theta" | "alpha" | "beta" | "gamma" | "lambda" | "delta" => {
                 // A lone Greek name; `lambda:` is code.
@@ -175,8 +203,10 @@ impl Reader {
         let mut at = digits(0);
         number.extend(bytes[..at].iter().map(|c| ascii_digit(*c)));
         let mut has_groups = false;
+        // `\log_2 128`: the digits of a bare script end at the space.
+        let is_script = matches!(self.out.list.last(), Some(Token { tok: Tok::Ch('_' | '^'), .. }));
         while (1..=3).contains(&number.len()) || has_groups {
-            let Some((group, is_plain)) = group_mark(&bytes, at) else {
+            let Some((group, is_plain)) = group_mark(&bytes, at).filter(|_| !is_script) else {
                 break;
             };
             if digits(group) != group + 3 {
@@ -236,7 +266,8 @@ impl Reader {
     pub(super) fn read_other(&mut self, c: char, rest: &str) {
         match c {
             c if c.is_whitespace() || is_invisible(c) => self.spaced = self.spaced || c.is_whitespace(),
-            '~' => self.spaced = true,
+            '~' | '`' | '"' | '“' | '”' => self.spaced = true,
+            '…' | '⋯' => self.command("ldots"),
             '$' | '€' | '£' | '¥' => {
                 self.out.has_currency = true;
                 self.spaced = true;

@@ -85,8 +85,86 @@ const UNITS: &[(&str, &str, f64)] = &[
 
 /// Words of three letters or more that are values or connect them, and so are never decoration.
 const NOT_UNITS: &[&str] = &[
-    "and", "or", "not", "sin", "cos", "tan", "log", "exp", "mod", "max", "min", "gcd", "lcm", "where", "for", "with",
-    "when", "if", "times", "plus", "minus", "divided", "over", "choose", "none", "only",
+    "and",
+    "or",
+    "not",
+    "sin",
+    "cos",
+    "tan",
+    "log",
+    "exp",
+    "mod",
+    "max",
+    "min",
+    "gcd",
+    "lcm",
+    "where",
+    "for",
+    "with",
+    "when",
+    "if",
+    "times",
+    "plus",
+    "minus",
+    "divided",
+    "over",
+    "choose",
+    "none",
+    "only",
+    "dozen",
+    "hundred",
+    "thousand",
+    "million",
+    "billion",
+    "trillion",
+    "hundreds",
+    "thousands",
+    "millions",
+    "billions",
+    "half",
+    "halves",
+    "third",
+    "thirds",
+    "quarter",
+    "quarters",
+    "fourths",
+    "fifths",
+    "sixths",
+    "eighths",
+    "tenths",
+    "hundredths",
+    "thousandths",
+    "squared",
+    "cubed",
+    "factorial",
+    "root",
+    "more",
+    "less",
+    "fewer",
+    "greater",
+    "larger",
+    "smaller",
+    "base",
+    "except",
+    "between",
+    "through",
+    "below",
+    "above",
+    "least",
+    "most",
+    "under",
+    "double",
+    "twice",
+    "negative",
+    "unless",
+    "infinity",
+    "false",
+    "true",
+    "wrong",
+    "incorrect",
+    "inclusive",
+    "exclusive",
+    "to",
 ];
 
 /// What was taken off an answer's end.
@@ -149,6 +227,10 @@ pub(crate) fn strip<'a>(tokens: &'a [Token], gold_symbols: &[String]) -> (&'a [T
     let mut tokens = without_final_stop(tokens);
     let whole = tokens;
     let mut names: Vec<String> = Vec::new();
+    if let Some((at, name)) = quotient(tokens, gold_symbols) {
+        names.push(name);
+        tokens = &tokens[..at];
+    }
     while let Some((at, name)) = last_unit(tokens, gold_symbols) {
         names.push(name);
         tokens = &tokens[..at];
@@ -168,11 +250,48 @@ pub(crate) fn strip<'a>(tokens: &'a [Token], gold_symbols: &[String]) -> (&'a [T
     (tokens, Unit { name: names.join(" ") })
 }
 
+/// `\frac{m}{s^2}` of upright or known units at the end, and where it starts.
+fn quotient(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String)> {
+    let at = tokens.iter().rposition(|token| token.tok == Tok::Cmd("frac".into())).filter(|at| *at > 0)?;
+    let mut name = String::new();
+    let mut is_upright = false;
+    for token in &tokens[at + 1..] {
+        match &token.tok {
+            Tok::Ch('{' | '}') => name.push('/'),
+            Tok::Ch('^') => name.push('^'),
+            Tok::Num(power) if name.ends_with('^') => name.push_str(power),
+            Tok::Text(word) | Tok::Word(word) if known(word.trim()) || is_letter_unit(word.trim()) => {
+                is_upright = true;
+                name.push_str(&singular(word.trim()));
+            }
+            Tok::Sym(letter) if is_letter_unit(letter) && !gold_symbols.contains(letter) => name.push_str(letter),
+            _ => return None,
+        }
+    }
+    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+    (is_upright && parts.len() == 2).then(|| (at, parts.join("/")))
+}
+
 fn without_final_stop(mut tokens: &[Token]) -> &[Token] {
     while let Some((Token { tok: Tok::Ch('.' | ',' | ';' | ':'), .. }, rest)) = tokens.split_last() {
         tokens = rest;
     }
     tokens
+}
+
+/// `120^o` as degrees; a scale's letter after the sign (`70^\circ F`) is dropped.
+pub(crate) fn degrees(tokens: &mut Vec<Token>) {
+    if let [.., sign, letter] = &tokens[..]
+        && sign.tok == Tok::Cmd("circ".into())
+        && [Tok::Sym("F".into()), Tok::Sym("C".into())].contains(&letter.tok)
+    {
+        tokens.pop();
+    }
+    if let [.., Token { tok: Tok::Num(_), .. }, Token { tok: Tok::Ch('^'), .. }, last] = &mut tokens[..]
+        && last.tok == Tok::Sym("o".into())
+    {
+        last.tok = Tok::Cmd("circ".into());
+    }
 }
 
 /// The unit word at the end with its power, and where it starts.
