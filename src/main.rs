@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => cli::eval::run(&arguments),
         Command::Generate(arguments) => cli::generate::run(&arguments),
         Command::Merge(arguments) => cli::merge::run(&arguments),
+        Command::Schedule(arguments) => cli::schedule::run(&arguments),
         Command::Check(arguments) => cli::check::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::List => cli::list::run(),

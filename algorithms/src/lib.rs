@@ -21,6 +21,8 @@ mod error;
 mod golden;
 pub mod metrics;
 pub mod objective;
+pub mod optim;
+pub mod preference;
 pub mod prompts;
 mod registry;
 pub mod rng;

@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod merge;
+pub(crate) mod schedule;
 pub(crate) mod schema;
 mod table;
 pub(crate) mod train;
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     Eval(eval::Arguments),
     Generate(generate::Arguments),
     Merge(merge::Arguments),
+    Schedule(schedule::Arguments),
     Check(check::Arguments),
     Doctor(doctor::Arguments),
     /// List the stages of a run and the variants of each.

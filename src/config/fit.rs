@@ -15,7 +15,7 @@ use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 use super::load::{Finding, nearest};
 use candlewick_algorithms::advantage::AdvantageConfig;
 
-use super::{Config, TrainConfig, values};
+use super::{Config, ObjectiveConfig, TrainConfig, values};
 
 /// The stages of a config, built.
 struct Stages {
@@ -249,6 +249,15 @@ fn offline(config: &Config, findings: &mut Vec<Finding>) {
     ];
     for (section, _) in sections.iter().filter(|(_, is_there)| *is_there) {
         findings.push(unread(section, &format!("objective `{objective}` learns from given examples")));
+    }
+    if matches!(config.objective, ObjectiveConfig::RewardModel(_)) {
+        if config.model.lora.is_some() {
+            findings.push(Finding::at("model.lora", "a reward model is trained whole: remove the section [model.lora]"));
+        }
+        if !config.eval.benchmarks.is_empty() {
+            let message = "a reward model answers no benchmark: remove `eval.benchmarks`; held-out pairs are scored by `data.validation`";
+            findings.push(Finding::at("eval.benchmarks", message));
+        }
     }
 }
 

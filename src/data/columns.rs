@@ -30,6 +30,10 @@ pub struct Columns {
     pub chosen: Option<String>,
     /// The worse reply of a pair. Usually `rejected`.
     pub rejected: Option<String>,
+    /// Whether an answer is good (true or false), or the share of raters who preferred `chosen`. Usually `label`.
+    pub label: Option<String>,
+    /// By how much `chosen` is better, for reward models. Usually `margin`.
+    pub margin: Option<String>,
     /// A conversation. Usually `messages`.
     pub messages: Option<String>,
     /// A text for language modelling. Usually `text`.

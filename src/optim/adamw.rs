@@ -6,7 +6,10 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::{StepReport, global_norm};
+use candlewick_algorithms::optim::clip_factor;
+use candlewick_algorithms::optim::spike::{Decision, SpikeRule};
+
+use super::{StepReport, absolute_norm, global_norm};
 use crate::config::OptimConfig;
 use crate::model::ops::{Float, View, mutate};
 use crate::model::params::{Grads, ParamId, Params};
@@ -29,6 +32,8 @@ pub struct AdamW {
     /// Master weights in f32, for half-precision parameters.
     masters: Vec<Option<Tensor>>,
     steps: usize,
+    /// The spike rule with its history, where steps may be left out.
+    spikes: Option<SpikeRule>,
 }
 
 #[derive(Debug)]
@@ -61,6 +66,7 @@ impl AdamW {
             moments: none.collect(),
             masters: params.iter().map(|_| None).collect(),
             steps: 0,
+            spikes: config.skip_spikes.as_ref().map(|s| SpikeRule::new(s.window, s.sigma)),
         }
     }
 
@@ -69,15 +75,28 @@ impl AdamW {
         self.steps
     }
 
-    /// One update of every trainable parameter that has a gradient.
-    pub fn step(&mut self, params: &Params, grads: &Grads, learning_rate: f64) -> Result<StepReport> {
+    /// One update of every trainable parameter that has a gradient; `loss` is what the spike rule judges by.
+    ///
+    /// In this order: perpGrad, norms, non-finite guard, spike rule, clipping, step.
+    pub fn step(&mut self, params: &Params, grads: &Grads, learning_rate: f64, loss: f64) -> Result<StepReport> {
+        if self.config.perp_grad {
+            super::perp::project(params, grads)?;
+        }
         let grad_norm = global_norm(params, grads)?;
+        let mut report =
+            StepReport { grad_norm, grad_norm_l1: f64::NAN, learning_rate, is_accepted: false, is_spike: false };
         if !grad_norm.is_finite() {
-            return Ok(StepReport { grad_norm, learning_rate, is_accepted: false });
+            return Ok(report);
+        }
+        report.grad_norm_l1 = absolute_norm(params, grads)?;
+        if let Some(rule) = &mut self.spikes
+            && rule.judge(loss, grad_norm) != Decision::Step
+        {
+            report.is_spike = true;
+            return Ok(report);
         }
         self.steps += 1;
         let c = &self.config;
-        let limit = c.max_grad_norm;
         let rates = Rates {
             lr: learning_rate,
             decay: c.weight_decay,
@@ -86,15 +105,16 @@ impl AdamW {
             eps: c.eps,
             bias1: 1.0 - c.beta1.powi(self.steps as i32),
             bias2: 1.0 - c.beta2.powi(self.steps as i32),
-            // As in PyTorch's clip_grad_norm_.
-            clip: if limit > 0.0 && grad_norm > limit { limit / (grad_norm + 1e-6) } else { 1.0 },
+            clip: clip_factor(grad_norm, c.max_grad_norm),
         };
+        let ratio = c.lora_plus_ratio;
         for (id, param) in params.iter().enumerate() {
             let (true, Some(grad)) = (param.is_trainable, grads.get(id)) else { continue };
             let decay = if param.value.rank() > 1 { rates.decay } else { 0.0 };
-            self.update(id, &param.value, grad, Rates { decay, ..rates })?;
+            let lr = if param.name.contains(".lora_B.") { ratio * rates.lr } else { rates.lr };
+            self.update(id, &param.value, grad, Rates { lr, decay, ..rates })?;
         }
-        Ok(StepReport { grad_norm, learning_rate, is_accepted: true })
+        Ok(StepReport { is_accepted: true, ..report })
     }
 
     fn update(&mut self, id: ParamId, value: &Tensor, grad: &Tensor, rates: Rates) -> Result<()> {
@@ -131,6 +151,11 @@ impl AdamW {
                 tensors.push((format!("{}.master", param.name), master.clone()));
             }
         }
+        if let Some(rule) = &self.spikes {
+            let (losses, norms) = rule.history();
+            tensors.push(("spikes.losses".to_owned(), Tensor::new(losses, &Device::Cpu)?));
+            tensors.push(("spikes.norms".to_owned(), Tensor::new(norms, &Device::Cpu)?));
+        }
         weights::write_file(path, &tensors)
     }
 
@@ -150,6 +175,11 @@ impl AdamW {
                 self.masters[id] = Some(load("master")?);
                 taken += 1;
             }
+        }
+        if let Some(rule) = &mut self.spikes {
+            let list = |name: &str| -> Result<Vec<f64>> { Ok(file.load_any(name, DType::F64)?.to_vec1()?) };
+            rule.restore(list("spikes.losses")?, list("spikes.norms")?);
+            taken += 2;
         }
         let stored = file.names().count();
         ensure!(
@@ -237,7 +267,7 @@ mod tests {
             .collect();
         let mut adamw = AdamW::new(&config, &params);
         for (t, grads) in grads.iter().enumerate() {
-            let report = adamw.step(&params, grads, 0.01).unwrap();
+            let report = adamw.step(&params, grads, 0.01, 1.0).unwrap();
             assert!(report.is_accepted && report.grad_norm > 2.0);
             let bias = |b: f64| 1.0 - b.powi(t as i32 + 1);
             for id in 0..2 {
@@ -263,13 +293,13 @@ mod tests {
         let (params, grads, config) = setting();
         let mut whole = AdamW::new(&config, &params);
         for g in &grads[..2] {
-            whole.step(&params, g, 0.01).unwrap();
+            whole.step(&params, g, 0.01, 1.0).unwrap();
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("optimizer.safetensors");
         whole.save(&path, &params).unwrap();
         let before: Vec<_> = (0..2).map(|id| params.value(id).copy().unwrap()).collect();
-        whole.step(&params, &grads[2], 0.01).unwrap();
+        whole.step(&params, &grads[2], 0.01, 1.0).unwrap();
         let mut other = Params::default();
         for (id, param) in params.iter().enumerate() {
             let value = before.get(id).cloned().unwrap_or_else(|| param.value.clone());
@@ -277,7 +307,7 @@ mod tests {
         }
         let mut resumed = AdamW::new(&config, &other);
         resumed.load(&path, &other, 2).unwrap();
-        resumed.step(&other, &grads[2], 0.01).unwrap();
+        resumed.step(&other, &grads[2], 0.01, 1.0).unwrap();
         for id in 0..2 {
             assert_eq!(distance(params.value(id), other.value(id)), 0.0);
         }
@@ -290,7 +320,7 @@ mod tests {
         let slot = grads[0].slot(&params, 1).unwrap().unwrap();
         mutate::<f64, _>(slot, |g| g[0] = f64::NAN).unwrap();
         let mut adamw = AdamW::new(&config, &params);
-        assert!(!adamw.step(&params, &grads[0], 0.01).unwrap().is_accepted);
+        assert!(!adamw.step(&params, &grads[0], 0.01, 1.0).unwrap().is_accepted);
         assert_eq!((distance(params.value(0), &before), adamw.steps()), (0.0, 0));
     }
 }

@@ -4,14 +4,19 @@
 //! [`update`]. A run's folder holds the resolved config, metrics, sampled completions, checkpoints
 //! and the closing report.
 
+pub mod audit;
 pub mod checkpoint;
 pub mod evaluate;
+pub mod examples;
 pub mod figures;
 pub mod folder;
 pub mod metrics;
 pub mod offline;
 pub mod online;
 pub mod policy;
+pub mod radius;
+pub mod reference;
+pub mod score;
 pub mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};

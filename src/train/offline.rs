@@ -2,19 +2,21 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
-use candlewick_algorithms::batch::Role;
-use candlewick_algorithms::{Batch, Table};
+use anyhow::{Result, ensure};
+use candlewick_algorithms::Needs;
+use candlewick_algorithms::objective::{Objective, Rows};
 
 use super::checkpoint::{self, State};
 use super::evaluate::{Examiner, line, mean_accuracy, step_rng};
+use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
 use super::online::{check_every_parameter, duration, finish, rate, say};
-use super::policy::Policy;
+use super::policy::{Policy, Reference};
+use super::radius::Probe;
+use super::reference::ReferenceLogps;
 use super::update::gradient;
-use crate::config::{Config, Offline};
-use crate::data::render::{Tokenised, Tokens};
+use crate::config::{Config, ObjectiveConfig, Offline};
 use crate::data::{self, Split};
 use crate::hub::Hub;
 use crate::model::params::Grads;
@@ -26,7 +28,14 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut objective = config.objective.build()?;
     let needs = objective.needs();
     let mut policy = Policy::for_run(config, needs.ref_logp)?;
-    let examples = load(config, &policy)?;
+    if needs.score_leaf {
+        policy.decoder.add_score_head(&policy.folder, config.run.seed)?;
+    }
+    let mut examples = load(config, offline, objective.as_ref(), &policy)?;
+    let reference = reference(config, &mut policy, &mut examples, &needs)?;
+    examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
+    examples.audit.write(&folder.join("audit.json"))?;
+    let needs = Needs { ref_logp: needs.ref_logp && reference.is_none(), ..needs };
     let size = offline.train.batch_size.min(examples.len());
     let an_epoch = examples.len().div_ceil(size);
     let steps = offline.steps.unwrap_or(offline.train.epochs * an_epoch);
@@ -68,7 +77,10 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     while state.step < steps && !super::is_stopping() {
         let clock = Instant::now();
         let chosen = chosen(config.run.seed, examples.len(), size, state.step);
-        let mut batch = batch(&chosen.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
+        let mut batch = examples.batch(&chosen)?;
+        if let Some(reference) = &reference {
+            reference.fill(&mut batch, &chosen);
+        }
         policy.score(&mut batch, &needs, 1.0)?;
         objective.prepare(&mut batch)?;
         batch.count_totals();
@@ -76,7 +88,12 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         let update =
             gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, Some(config.run.seed ^ state.step as u64))?;
         let lr = rate(&config.optim, state.scheduled_steps, steps);
-        let report = optimiser.step(&policy.decoder.params, &grads, lr)?;
+        let mut metrics = Step::default();
+        let probe = Probe::before(&policy, &batch, config.optim.radius.as_ref(), state.scheduled_steps)?;
+        let report = optimiser.step(&policy.decoder.params, &grads, lr, update.loss)?;
+        if let Some(probe) = probe.filter(|_| report.is_accepted) {
+            probe.after(&policy, &mut metrics)?;
+        }
         state.scheduled_steps += 1;
         state.trained_tokens += update.tokens as u64;
         if report.is_accepted {
@@ -86,6 +103,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
                 has_checked = true;
                 check_every_parameter(&policy, &grads)?;
             }
+        } else if report.is_spike {
+            state.skipped_spikes += 1;
         } else {
             bad += 1;
             state.dropped_steps += 1;
@@ -97,19 +116,26 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         }
         state.step += 1;
         state.seconds = before + started.elapsed().as_secs_f64();
-        let mut metrics = Step::default();
         metrics.extend(&format!("objective/{}", config.objective.variant()), &update.metrics);
         metrics.set("objective/loss", update.loss);
         metrics.set("optim/grad_norm", report.grad_norm);
+        metrics.set("optim/grad_norm_l1", report.grad_norm_l1);
+        if config.optim.skip_spikes.is_some() {
+            metrics.set("optim/skipped_spikes", state.skipped_spikes as f64);
+        }
         metrics.set("optim/learning_rate", lr);
         metrics.set("time/step", clock.elapsed().as_secs_f64());
         metrics.set("train/tokens_per_second", update.tokens as f64 / clock.elapsed().as_secs_f64());
         recorder.record(state.step, &metrics)?;
+        if state.step == 1 {
+            check_start(config, &update.metrics);
+        }
         let left = (steps - state.step) as f64 * state.seconds / state.step as f64;
         say(&format!(
-            "step {:>4}/{steps}  loss {:.4}  grad {:.2e}  lr {lr:.1e}  {:>6.0} tok/s  {:.2} s  left {}",
+            "step {:>4}/{steps}  loss {:.4}{}  grad {:.2e}  lr {lr:.1e}  {:>6.0} tok/s  {:.2} s  left {}",
             state.step,
             update.loss,
+            rewards(&update.metrics),
             report.grad_norm,
             update.tokens as f64 / clock.elapsed().as_secs_f64(),
             clock.elapsed().as_secs_f64(),
@@ -145,33 +171,65 @@ fn note(state: &mut State, accuracy: f64) {
     }
 }
 
-/// Rows to learn from; what is too long for the model is left out and told.
-fn load(config: &Config, policy: &Policy) -> Result<Vec<Tokens>> {
+/// Examples as the objective takes them.
+fn load(config: &Config, offline: &Offline, objective: &dyn Objective, policy: &Policy) -> Result<Examples> {
     let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
-    let (mut rows, mut dropped) = (Vec::new(), 0);
-    for example in &dataset.examples {
-        match policy.renderer.example(example)? {
-            Tokenised::Row(tokens) if tokens.ids.len() > policy.decoder.spec.max_positions => dropped += 1,
-            Tokenised::Row(tokens) => rows.push(tokens),
-            Tokenised::Prompt(_) => bail!(
-                "row `{}` of `{}` has nothing to learn: objective `{}` needs completions",
-                example.id(),
-                dataset.source,
-                config.objective.variant()
-            ),
-            Tokenised::Pair { .. } => bail!(
-                "row `{}` of `{}` is a preference pair: objective `{}` needs completions",
-                example.id(),
-                dataset.source,
-                config.objective.variant()
-            ),
-        }
+    let rows = objective.rows();
+    let context = policy.decoder.spec.max_positions;
+    let is_preference = rows != Rows::Demonstrations;
+    let usual = if is_preference { PREFERENCE_LENGTH } else { context };
+    let reading = Reading {
+        rows,
+        max_length: offline.train.max_length.unwrap_or(usual).min(context),
+        cuts: is_preference && !matches!(config.objective, ObjectiveConfig::RewardModel(_)),
+        columns: &config.data.columns,
+        seed: config.run.seed,
+        objective: config.objective.variant(),
+    };
+    Examples::read(&dataset, &policy.renderer, &reading)
+}
+
+/// Most tokens of prompt and answer where the config names no number, as in TRL.
+const PREFERENCE_LENGTH: usize = 1024;
+
+/// The reference's log-probs of every row, after which the reference is not needed any more.
+fn reference(
+    config: &Config,
+    policy: &mut Policy,
+    examples: &mut Examples,
+    needs: &Needs,
+) -> Result<Option<ReferenceLogps>> {
+    if !needs.ref_logp {
+        return Ok(None);
     }
-    if dropped > 0 {
-        say(&format!("{dropped} examples are longer than the model's context and were left out"));
+    let logps = ReferenceLogps::obtain(policy, examples, &config.run.output.join("reference"))?;
+    let how = if logps.was_cached { "taken from" } else { "kept in" };
+    say(&format!("reference log-probs are {how} {}", logps.path.display()));
+    policy.reference = Reference::Nothing;
+    let beta = match &config.objective {
+        ObjectiveConfig::Dpo(dpo) => dpo.beta,
+        _ => 0.1,
+    };
+    logps.audit(examples, beta)?;
+    Ok(Some(logps))
+}
+
+/// At the start the policy is its reference: another reward than 0 means that the two forward passes differ.
+fn check_start(config: &Config, metrics: &candlewick_algorithms::Metrics) {
+    let is_same = config.model.reference.as_ref().is_none_or(|r| r.path.is_none());
+    let is_measured = matches!(config.objective, ObjectiveConfig::Dpo(_) | ObjectiveConfig::Kto(_));
+    let largest = ["reward_chosen", "reward_rejected"].iter().filter_map(|m| metrics.get(m)).fold(0.0, |a: f64, r| a.max(r.abs()));
+    if is_same && is_measured && largest > 1e-2 {
+        tracing::warn!(
+            "the implicit reward is {largest:.3} at the first step, where policy and reference should agree: check dropout, number type and reference"
+        );
     }
-    ensure!(!rows.is_empty(), "no example is left to train on");
-    Ok(rows)
+}
+
+/// Margin and accuracy, where the objective has them, for the line of a step.
+fn rewards(metrics: &candlewick_algorithms::Metrics) -> String {
+    let part = |name: &str, label: &str| metrics.get(name).map_or(String::new(), |v| format!("  {label} {v:.3}"));
+    part("reward_margin", "margin") + &part("reward_accuracy", "accuracy")
 }
 
 /// Examples of a step: every epoch shuffles anew, the last batch of an epoch may be smaller.
@@ -181,22 +239,4 @@ fn chosen(seed: u64, examples: usize, size: usize, step: usize) -> Vec<usize> {
     step_rng(seed, step / an_epoch, 0xe90c).shuffle(&mut order);
     let first = step % an_epoch * size;
     order[first..(first + size).min(examples)].to_vec()
-}
-
-/// Rows as a batch: what is learnt is unmasked; each row is a group of its own.
-fn batch(rows: &[&Tokens]) -> Result<Batch> {
-    // The first token of a text follows nothing, so it cannot be learnt.
-    let starts: Vec<usize> = rows.iter().map(|r| r.prompt_len().max(1).min(r.ids.len())).collect();
-    let masks: Vec<Vec<f64>> = rows
-        .iter()
-        .zip(&starts)
-        .map(|(r, &s)| r.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect())
-        .collect();
-    let mut batch = Batch::new(Table::ragged(&masks, 0.0), (0..rows.len()).collect())?;
-    for (i, row) in rows.iter().enumerate() {
-        batch.tokens[i] = row.ids.clone();
-        batch.prompt_len[i] = starts[i];
-        batch.role[i] = Role::Demonstration;
-    }
-    Ok(batch)
 }

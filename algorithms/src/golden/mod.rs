@@ -3,8 +3,12 @@
 //! What kind of case it is follows from its keys; every key must be read or be on the contract's
 //! list of keys that record a peer's behaviour. Nothing is known by name.
 
+mod dpo;
 mod efficiency;
 mod grpo;
+mod optimiser_safety;
+mod power_dl;
+mod preference_metrics;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -4,8 +4,17 @@
 //! returns a scalar; the caller takes the gradient at the leaves and pulls it back through the
 //! model. Losses that couple every row of a batch are therefore exact whatever the micro-batch.
 
+pub mod cpo;
+pub mod dpo;
 pub mod grpo;
+pub mod kto;
+pub mod orpo;
+pub mod pairs;
+pub mod power_dl;
+pub mod reward_model;
+pub mod scalar;
 pub mod sft;
+pub mod simpo;
 
 use candle_core::Tensor;
 
@@ -17,6 +26,13 @@ variants! {
     pub enum ObjectiveConfig for Objective {
         "grpo" => Grpo(grpo::Grpo),
         "sft" => Sft(sft::Sft),
+        "dpo" => Dpo(dpo::Dpo),
+        "cpo" => Cpo(cpo::Cpo),
+        "simpo" => Simpo(simpo::Simpo),
+        "orpo" => Orpo(orpo::Orpo),
+        "kto" => Kto(kto::Kto),
+        "power_dl" => PowerDl(power_dl::PowerDl),
+        "reward_model" => RewardModel(reward_model::RewardModel),
     }
     default Grpo
 }
@@ -57,6 +73,26 @@ pub struct Reads {
     pub scores: bool,
 }
 
+/// Which rows an objective on given examples takes a batch of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// Demonstrations, each a group of its own.
+    #[default]
+    Demonstrations,
+    /// Pairs: a chosen and a rejected row in this order.
+    Pairs {
+        /// A third row holds the prompt, to be learnt too.
+        with_prompt: bool,
+    },
+    /// Answers marked as good or bad.
+    Labelled {
+        /// After each row one with its prompt and the answer of another row of the batch.
+        with_mismatched: bool,
+    },
+    /// Pairs of answers marked as good or bad, to different prompts: good with bad, good with good.
+    PassFail,
+}
+
 /// A loss over leaves.
 pub trait Objective: State + Send {
     /// What it needs of the scoring pass and of the leaves.
@@ -69,6 +105,17 @@ pub trait Objective: State + Send {
     ///
     /// If not, the loss of a batch is the sum of the losses of its micro-batches.
     fn couples_rows(&self) -> bool;
+
+    /// Whether a row's gradient depends on the other rows of its group, and on no more: then a
+    /// micro-batch never holds a part of a group.
+    fn couples_group(&self) -> bool {
+        false
+    }
+
+    /// Which rows it learns from, if these are given examples.
+    fn rows(&self) -> Rows {
+        Rows::default()
+    }
 
     /// Whether a row whose advantage is zero throughout surely has zero gradient, so that it need
     /// not be run through the model.
