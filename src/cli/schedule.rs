@@ -49,8 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn write_table(refined: &Refined, points: usize) -> Result<()> {
     use std::io::Write;
     let shape = Shape::Table(refined.multiplier.clone());
-    let values: Vec<String> =
-        (0..points).map(|i| format!("{:.4}", multiplier(&shape, i, points, 0, 0.0))).collect();
+    let values: Vec<String> = (0..points).map(|i| format!("{:.4}", multiplier(&shape, i, points, 0, 0.0))).collect();
     let mut out = std::io::stdout().lock();
     writeln!(out, "# from {} gradient norms, median over {}", refined.multiplier.len(), refined.width)?;
     writeln!(out, "[optim]\nschedule = \"table\"\ntable = [{}]", values.join(", "))?;

@@ -252,7 +252,8 @@ fn offline(config: &Config, findings: &mut Vec<Finding>) {
     }
     if matches!(config.objective, ObjectiveConfig::RewardModel(_)) {
         if config.model.lora.is_some() {
-            findings.push(Finding::at("model.lora", "a reward model is trained whole: remove the section [model.lora]"));
+            findings
+                .push(Finding::at("model.lora", "a reward model is trained whole: remove the section [model.lora]"));
         }
         if !config.eval.benchmarks.is_empty() {
             let message = "a reward model answers no benchmark: remove `eval.benchmarks`; held-out pairs are scored by `data.validation`";

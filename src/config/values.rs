@@ -94,12 +94,20 @@ fn optim(config: &Config, values: &mut Values) {
     values.require("optim.floor", optim.floor, is_share(optim.floor), "a share lies from 0 to below 1");
     values.require("optim.cooldown", optim.cooldown, optim.cooldown > 0.0 && optim.cooldown <= 1.0, "a share above 0");
     let ratio = optim.lora_plus_ratio;
-    values.require("optim.lora_plus_ratio", ratio, ratio >= 1.0, "B learns at least as fast as A: set it to 1 or above");
+    values.require(
+        "optim.lora_plus_ratio",
+        ratio,
+        ratio >= 1.0,
+        "B learns at least as fast as A: set it to 1 or above",
+    );
     if ratio != 1.0 && config.model.lora.is_none() {
         values.refuse("optim.lora_plus_ratio", "nothing reads `optim.lora_plus_ratio`: there is no [model.lora]");
     }
     match (optim.schedule, optim.table.as_slice()) {
-        (Schedule::Table, []) => values.refuse("optim.schedule", "`optim.schedule` = \"table\" needs multipliers: set `optim.table`, as `candlewick schedule` writes it"),
+        (Schedule::Table, []) => values.refuse(
+            "optim.schedule",
+            "`optim.schedule` = \"table\" needs multipliers: set `optim.table`, as `candlewick schedule` writes it",
+        ),
         (Schedule::Table, table) => {
             for &value in table {
                 values.require("optim.table", value, (0.0..=1.0).contains(&value), "multipliers lie from 0 to 1");

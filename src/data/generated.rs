@@ -204,7 +204,9 @@ impl GeneratedConfig {
         }
         if let Some(pairs) = &self.pairs {
             if self.demonstrations.is_some() {
-                bail!("`data.generated.pairs` and `data.generated.demonstrations` exclude each other: leave one of them out");
+                bail!(
+                    "`data.generated.pairs` and `data.generated.demonstrations` exclude each other: leave one of them out"
+                );
             }
             if !(0.0..=1.0).contains(&pairs.flipped) {
                 bail!("`data.generated.pairs.flipped` is a share from 0 to 1, not `{}`", pairs.flipped);
@@ -328,7 +330,7 @@ pub(super) fn examples(
     for (at, task) in tasks.iter().enumerate() {
         let problem = problem(kind, options, &form, task, at);
         match (&options.pairs, &options.demonstrations) {
-            (Some(pairs), _) => examples.push(pairs.example(&problem, task, &mut rng)),
+            (Some(pairs), _) => examples.push(pairs.example(&problem, task, split, &mut rng)),
             (None, Some(mix)) => examples.extend(demonstrations(mix, &problem, task, &mut rng)),
             (None, None) => examples.push(Example::Prompt(problem)),
         }

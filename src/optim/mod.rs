@@ -5,6 +5,8 @@
 //! norms and biases undecayed, and saves everything a resumed run needs.
 
 mod adamw;
+#[cfg(test)]
+mod golden_tests;
 mod perp;
 
 use anyhow::Result;

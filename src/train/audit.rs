@@ -116,10 +116,18 @@ impl Audit {
         let mut lines = Vec::new();
         for (fault, n) in &self.dropped {
             let first = self.names[fault].iter().take(3).map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
-            lines.push(format!("{n} of {} rows {} and were left out: {first}{}", self.read, fault.text(), if *n > 3 { ", .." } else { "" }));
+            lines.push(format!(
+                "{n} of {} rows {} and were left out: {first}{}",
+                self.read,
+                fault.text(),
+                if *n > 3 { ", .." } else { "" }
+            ));
         }
         if self.cut > 0 {
-            lines.push(format!("{} answers were cut at the length limit: they teach no end (`train.offline.max_length`)", self.cut));
+            lines.push(format!(
+                "{} answers were cut at the length limit: they teach no end (`train.offline.max_length`)",
+                self.cut
+            ));
         }
         if self.tied > 0 {
             lines.push(format!("{} pairs have the label 0.5: their raters were evenly divided", self.tied));

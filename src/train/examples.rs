@@ -163,10 +163,8 @@ impl Reader<'_> {
                     self.audit.tied += 1;
                 }
                 let prompt = with_prompt.then(|| prompt_row(&chosen));
-                let mut rows = vec![
-                    Row { tokens: chosen, role: Role::Chosen },
-                    Row { tokens: rejected, role: Role::Rejected },
-                ];
+                let mut rows =
+                    vec![Row { tokens: chosen, role: Role::Chosen }, Row { tokens: rejected, role: Role::Rejected }];
                 rows.extend(prompt.flatten());
                 groups.push(Group { id: id.to_owned(), rows, label, margin });
                 Ok(())
@@ -230,8 +228,7 @@ impl Reader<'_> {
             return None;
         }
         self.audit.cut += 1;
-        tokens.ids.truncate(limit);
-        tokens.learnt.truncate(limit);
+        tokens.truncate(limit);
         Some(tokens)
     }
 
@@ -264,10 +261,7 @@ impl Reader<'_> {
         let of = |named: &Option<String>, usual: &str| number(named.as_deref().unwrap_or(usual), named.is_some());
         let label = of(&self.reading.columns.label, "label")?;
         if let Some(label) = label.filter(|l| !(0.0..=1.0).contains(l)) {
-            bail!(
-                "row `{id}` of `{}`: the label {label} is not a share of raters from 0 to 1",
-                self.source
-            );
+            bail!("row `{id}` of `{}`: the label {label} is not a share of raters from 0 to 1", self.source);
         }
         Ok((label, of(&self.reading.columns.margin, "margin")?))
     }
@@ -299,7 +293,9 @@ fn add_mismatched(groups: &mut [Group], max_length: usize) -> Result<()> {
         groups.iter().map(|g| g.rows[0].tokens.ids[g.rows[0].tokens.prompt_len()..].to_vec()).collect();
     for i in 0..n {
         let other = (1..n).map(|back| (i + n - back) % n).find(|&j| prompts[j] != prompts[i]);
-        let other = other.context("every answer has the same prompt: `kto` needs answers to other prompts, or `loss = \"apo_zero_unpaired\"`")?;
+        let other = other.context(
+            "every answer has the same prompt: `kto` needs answers to other prompts, or `loss = \"apo_zero_unpaired\"`",
+        )?;
         let mut ids = prompts[i].clone();
         ids.extend(&answers[other]);
         ids.truncate(max_length);

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use candlewick_algorithms::objective::Rows;
-
 use super::*;
 use crate::data::{DataConfig, Split};
 use crate::hub::Hub;
@@ -20,8 +18,7 @@ fn read(lines: &[&str], rows: Rows, max_length: usize, cuts: bool) -> Result<Exa
     let dataset = crate::data::load(&config, &Hub::from_env(), Split::Train)?;
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart");
     let renderer = Renderer::new(&config, Tokenizer::from_folder(&model)?, None, Map::new(), None);
-    let reading =
-        Reading { rows, max_length, cuts, columns: &config.columns, seed: 0, objective: "test" };
+    let reading = Reading { rows, max_length, cuts, columns: &config.columns, seed: 0, objective: "test" };
     Examples::read(&dataset, &renderer, &reading)
 }
 

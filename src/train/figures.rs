@@ -8,17 +8,20 @@ use plotters::prelude::*;
 use super::folder::RunFolder;
 
 /// What is drawn: metric, title, file.
-const FIGURES: [(&str, &str, &str); 4] = [
+const FIGURES: [(&str, &str, &str); 6] = [
     ("reward/accuracy", "share of right completions while training", "accuracy.svg"),
     ("rollout/tokens_mean", "mean tokens a completion", "tokens.svg"),
     ("rollout/entropy", "entropy of the policy in nats", "entropy.svg"),
     ("objective/loss", "loss", "loss.svg"),
+    ("eval/ranking_accuracy", "share of held-out pairs ranked rightly", "ranking.svg"),
+    ("eval/reward_margin", "implicit reward margin of held-out pairs", "margin.svg"),
 ];
 
 /// Draws every figure whose metric the run recorded into `report/`.
 pub fn write(folder: &RunFolder) -> Result<()> {
     let path = folder.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    std::fs::create_dir_all(folder.join("report"))?;
     let rows: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     for (metric, title, file) in FIGURES {
         let points: Vec<(f64, f64)> =

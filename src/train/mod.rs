@@ -15,6 +15,7 @@ pub mod offline;
 pub mod online;
 pub mod policy;
 pub mod radius;
+pub mod ranking;
 pub mod reference;
 pub mod score;
 pub mod update;

@@ -14,6 +14,7 @@ use super::metrics::{Recorder, Step};
 use super::online::{check_every_parameter, duration, finish, rate, say};
 use super::policy::{Policy, Reference};
 use super::radius::Probe;
+use super::ranking::Ranking;
 use super::reference::ReferenceLogps;
 use super::update::gradient;
 use crate::config::{Config, ObjectiveConfig, Offline};
@@ -31,15 +32,27 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     if needs.score_leaf {
         policy.decoder.add_score_head(&policy.folder, config.run.seed)?;
     }
-    let mut examples = load(config, offline, objective.as_ref(), &policy)?;
+    let max_length = max_length(config, offline, objective.as_ref(), &policy);
+    let ranking = Ranking::for_run(config, objective.as_ref(), &policy, max_length)?;
+    let mut examples = load(config, max_length, objective.as_ref(), &policy)?;
     let reference = reference(config, &mut policy, &mut examples, &needs)?;
     examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
     examples.audit.write(&folder.join("audit.json"))?;
+    if let ObjectiveConfig::Kto(kto) = &config.objective {
+        let good = kto.desirable_weight * examples.audit.desirable as f64;
+        let share = good / (kto.undesirable_weight * examples.audit.undesirable as f64);
+        if !(0.999..=1.334).contains(&share) {
+            tracing::warn!(
+                "good answers weigh {share:.2} times as much as bad ones, where 1 to 1.33 is advised: change `objective.kto.desirable_weight` or `undesirable_weight`"
+            );
+        }
+    }
     let needs = Needs { ref_logp: needs.ref_logp && reference.is_none(), ..needs };
     let size = offline.train.batch_size.min(examples.len());
     let an_epoch = examples.len().div_ceil(size);
     let steps = offline.steps.unwrap_or(offline.train.epochs * an_epoch);
     say(&format!("{}: {} examples, {an_epoch} steps an epoch, {steps} steps", config.model.path, examples.len()));
+    let untrained = ranking.as_ref().map(|r| r.measure(&policy)).transpose()?;
     let mut optimiser = AdamW::new(&config.optim, &policy.decoder.params);
     let mut state = State::default();
     let mut bytes = None;
@@ -60,6 +73,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         _ => examiner.sit(&Policy::load(&config.model, &config.data)?)?,
     };
     base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
+    let is_due = |step: usize| config.eval.every > 0 && step.is_multiple_of(config.eval.every);
     let mut grads = Grads::new(&policy.decoder.params);
     let (started, before, mut has_checked, mut bad) = (Instant::now(), state.seconds, false, 0);
     let save = |state: &mut State,
@@ -76,7 +90,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     };
     while state.step < steps && !super::is_stopping() {
         let clock = Instant::now();
-        let chosen = chosen(config.run.seed, examples.len(), size, state.step);
+        let seed = offline.train.shuffle.then_some(config.run.seed);
+        let chosen = chosen(seed, examples.len(), size, state.step);
         let mut batch = examples.batch(&chosen)?;
         if let Some(reference) = &reference {
             reference.fill(&mut batch, &chosen);
@@ -126,6 +141,15 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         metrics.set("optim/learning_rate", lr);
         metrics.set("time/step", clock.elapsed().as_secs_f64());
         metrics.set("train/tokens_per_second", update.tokens as f64 / clock.elapsed().as_secs_f64());
+        let is_last = state.step == steps;
+        if let (Some(ranking), Some(untrained), true) = (&ranking, &untrained, is_due(state.step) || is_last) {
+            let measured = ranking.measure(&policy)?;
+            measured.record(&mut metrics);
+            say(&format!("      held-out pairs: {}", measured.line()));
+            if is_last {
+                ranking.report(&folder, untrained, &measured)?;
+            }
+        }
         recorder.record(state.step, &metrics)?;
         if state.step == 1 {
             check_start(config, &update.metrics);
@@ -141,7 +165,6 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             clock.elapsed().as_secs_f64(),
             duration(left)
         ));
-        let is_last = state.step == steps;
         if config.eval.every > 0 && state.step % config.eval.every == 0 && !is_last && !examiner.is_empty() {
             let outcomes = examiner.sit(&policy)?;
             outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
@@ -161,6 +184,9 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         note(&mut state, mean_accuracy(&last));
     }
     let checkpoint = save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
+    if ranking.is_some() && last.is_empty() {
+        super::figures::write(&folder)?;
+    }
     finish(&folder, &checkpoint, &base, &last, &state, config)
 }
 
@@ -172,21 +198,27 @@ fn note(state: &mut State, accuracy: f64) {
 }
 
 /// Examples as the objective takes them.
-fn load(config: &Config, offline: &Offline, objective: &dyn Objective, policy: &Policy) -> Result<Examples> {
+fn load(config: &Config, max_length: usize, objective: &dyn Objective, policy: &Policy) -> Result<Examples> {
     let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
     let rows = objective.rows();
-    let context = policy.decoder.spec.max_positions;
-    let is_preference = rows != Rows::Demonstrations;
-    let usual = if is_preference { PREFERENCE_LENGTH } else { context };
     let reading = Reading {
         rows,
-        max_length: offline.train.max_length.unwrap_or(usual).min(context),
-        cuts: is_preference && !matches!(config.objective, ObjectiveConfig::RewardModel(_)),
+        max_length,
+        cuts: rows != Rows::Demonstrations && !matches!(config.objective, ObjectiveConfig::RewardModel(_)),
         columns: &config.data.columns,
         seed: config.run.seed,
         objective: config.objective.variant(),
     };
     Examples::read(&dataset, &policy.renderer, &reading)
+}
+
+/// Most tokens of prompt and answer.
+fn max_length(config: &Config, offline: &Offline, objective: &dyn Objective, policy: &Policy) -> usize {
+    let context = policy.decoder.spec.max_positions;
+    let usual = if objective.rows() == Rows::Demonstrations { context } else { PREFERENCE_LENGTH };
+    let limit = offline.train.max_length.unwrap_or(usual).min(context);
+    tracing::debug!("objective `{}` takes rows of up to {limit} tokens", config.objective.variant());
+    limit
 }
 
 /// Most tokens of prompt and answer where the config names no number, as in TRL.
@@ -218,7 +250,10 @@ fn reference(
 fn check_start(config: &Config, metrics: &candlewick_algorithms::Metrics) {
     let is_same = config.model.reference.as_ref().is_none_or(|r| r.path.is_none());
     let is_measured = matches!(config.objective, ObjectiveConfig::Dpo(_) | ObjectiveConfig::Kto(_));
-    let largest = ["reward_chosen", "reward_rejected"].iter().filter_map(|m| metrics.get(m)).fold(0.0, |a: f64, r| a.max(r.abs()));
+    let largest = ["reward_chosen", "reward_rejected"]
+        .iter()
+        .filter_map(|m| metrics.get(m))
+        .fold(0.0, |a: f64, r| a.max(r.abs()));
     if is_same && is_measured && largest > 1e-2 {
         tracing::warn!(
             "the implicit reward is {largest:.3} at the first step, where policy and reference should agree: check dropout, number type and reference"
@@ -232,11 +267,13 @@ fn rewards(metrics: &candlewick_algorithms::Metrics) -> String {
     part("reward_margin", "margin") + &part("reward_accuracy", "accuracy")
 }
 
-/// Examples of a step: every epoch shuffles anew, the last batch of an epoch may be smaller.
-fn chosen(seed: u64, examples: usize, size: usize, step: usize) -> Vec<usize> {
+/// Examples of a step: every epoch shuffles anew if there is a seed, the last batch of an epoch may be smaller.
+fn chosen(seed: Option<u64>, examples: usize, size: usize, step: usize) -> Vec<usize> {
     let an_epoch = examples.div_ceil(size);
     let mut order: Vec<usize> = (0..examples).collect();
-    step_rng(seed, step / an_epoch, 0xe90c).shuffle(&mut order);
+    if let Some(seed) = seed {
+        step_rng(seed, step / an_epoch, 0xe90c).shuffle(&mut order);
+    }
     let first = step % an_epoch * size;
     order[first..(first + size).min(examples)].to_vec()
 }

@@ -42,6 +42,8 @@ pub struct Policy {
     pub renderer: Renderer,
     /// Folder that the checkpoint was loaded from.
     pub folder: PathBuf,
+    /// Seed of its weights, where they are random.
+    pub random_init: Option<u64>,
     /// Folder of the reference, where it is another checkpoint.
     pub reference_folder: Option<PathBuf>,
     /// Name of the base model, as the config gives it.
@@ -132,6 +134,7 @@ impl Policy {
             reference: Reference::Nothing,
             renderer,
             folder,
+            random_init: model.random_init,
             reference_folder: None,
             name: model.path.clone(),
             keep: Keep::Activations,

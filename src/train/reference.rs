@@ -34,7 +34,8 @@ pub struct ReferenceLogps {
 }
 
 impl ReferenceLogps {
-    /// Reads them from `folder`, or computes and writes them.
+    /// Reads them from `folder`, or computes and writes them. Where no reference is loaded it is the policy as it is now,
+    /// which must be the one that training starts from.
     pub fn obtain(policy: &Policy, examples: &Examples, folder: &Path) -> Result<Self> {
         let key = key(policy, examples)?;
         let path = folder.join(format!("{key}.safetensors"));
@@ -111,19 +112,16 @@ fn spans(examples: &Examples) -> Result<Vec<Vec<(usize, usize)>>> {
     Ok(all)
 }
 
-fn compute(
-    policy: &Policy,
-    examples: &Examples,
-    spans: &[Vec<(usize, usize)>],
-    count: usize,
-) -> Result<Vec<f64>> {
+fn compute(policy: &Policy, examples: &Examples, spans: &[Vec<(usize, usize)>], count: usize) -> Result<Vec<f64>> {
     let mut values = vec![0.0; count];
     let bar = progress(examples.len() as u64, "reference log-probs");
     let all: Vec<usize> = (0..examples.len()).collect();
     for chosen in all.chunks(GROUPS) {
         let mut batch = examples.batch(chosen)?;
-        policy.score(&mut batch, &Needs { ref_logp: true, ..Needs::default() }, 1.0)?;
-        let scored = batch.ref_logp.as_ref().context("the scoring pass gives the column")?;
+        let is_policy = matches!(policy.reference, Reference::Nothing);
+        policy.score(&mut batch, &Needs { old_logp: is_policy, ref_logp: !is_policy, ..Needs::default() }, 1.0)?;
+        let scored = batch.ref_logp.as_ref().or(batch.old_logp.as_ref());
+        let scored = scored.context("the scoring pass gives the column")?;
         for (row, &(start, len)) in chosen.iter().flat_map(|&g| &spans[g]).enumerate() {
             let learnt = scored.row(row).iter().zip(batch.mask.row(row)).filter(|(_, m)| **m != 0.0).map(|(v, _)| *v);
             values[start..start + len].iter_mut().zip(learnt).for_each(|(to, from)| *to = from);
@@ -147,9 +145,11 @@ fn key(policy: &Policy, examples: &Examples) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(b"reference log-probs 1");
     match &policy.reference {
-        Reference::Nothing => anyhow::bail!("reference log-probs are needed but no reference was loaded"),
-        // Adapters start as nothing on their base, which alone is the reference.
-        Reference::AdapterOff => hash_weights(&mut hash, &policy.folder)?,
+        // Fresh adapters start as nothing on their base. Random weights are told apart by their seed.
+        Reference::Nothing | Reference::AdapterOff => {
+            hash.update(format!("{:?}", policy.random_init));
+            hash_weights(&mut hash, &policy.folder)?;
+        }
         Reference::Model(_) => hash_weights(&mut hash, policy.reference_folder.as_ref().unwrap_or(&policy.folder))?,
     }
     hash.update(format!("{:?}", policy.decoder.params.dtype()));

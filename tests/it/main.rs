@@ -7,6 +7,7 @@ mod configs;
 mod engine;
 mod explain;
 mod families;
+mod preference;
 mod program;
 mod training;
 mod usage;

@@ -153,7 +153,8 @@ fn with_reference(case: &Case) {
         return losses(&case.path, &case.expected, &input, &base);
     }
     for key in case.expected.keys() {
-        let settings = configured(&case.path, &key, &base).unwrap_or_else(|| panic!("{}: unknown key {key}", case.path));
+        let settings =
+            configured(&case.path, &key, &base).unwrap_or_else(|| panic!("{}: unknown key {key}", case.path));
         let expected = case.expected.child(&key);
         losses(&format!("{}.{key}", case.path), &expected, &input, &settings);
         expected.finish();
@@ -376,8 +377,7 @@ impl Answers {
             undesirable_weight: config.number("undesirable_weight").unwrap_or(1.0),
         };
         let n = self.logp.rows();
-        let mut batch =
-            Batch::new(interleave(&self.mask, &self.kl_mask), (0..2 * n).map(|i| i / 2).collect()).unwrap();
+        let mut batch = Batch::new(interleave(&self.mask, &self.kl_mask), (0..2 * n).map(|i| i / 2).collect()).unwrap();
         for i in 0..n {
             batch.role[2 * i] = if self.label[i] > 0.0 { Role::Desirable } else { Role::Undesirable };
             batch.role[2 * i + 1] = Role::Mismatched;

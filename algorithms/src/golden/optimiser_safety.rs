@@ -177,8 +177,7 @@ fn linear_model(case: &Case) {
         product(&x, &update).iter().map(|row| row.iter().map(|a| a / norm).collect()).collect();
     let e = &case.expected;
     let step = |fields: &Fields, times: f64| {
-        let change: Vec<f64> =
-            product(&x, &update).iter().map(|row| radius::spread(row) * times).collect();
+        let change: Vec<f64> = product(&x, &update).iter().map(|row| radius::spread(row) * times).collect();
         let r = radius::ratio(&change);
         expect(fields, "update_norm", norm * times);
         expect(fields, "rho_a", norm * times / r);
@@ -238,9 +237,8 @@ impl Perceptron {
         x.iter()
             .map(|x| {
                 let h: Vec<f64> = self.w1.iter().zip(&self.b1).map(|(w, b)| (dot(w, x) + b).tanh()).collect();
-                let dh: Vec<f64> = (0..h.len())
-                    .map(|j| (1.0 - h[j] * h[j]) * (dot(&along.w1[j], x) + along.b1[j]))
-                    .collect();
+                let dh: Vec<f64> =
+                    (0..h.len()).map(|j| (1.0 - h[j] * h[j]) * (dot(&along.w1[j], x) + along.b1[j])).collect();
                 (0..self.w2.len()).map(|k| dot(&self.w2[k], &dh) + dot(&along.w2[k], &h)).collect()
             })
             .collect()

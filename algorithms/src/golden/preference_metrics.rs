@@ -258,7 +258,9 @@ fn attenuated(case: &Case) {
         let answers =
             |chosen: f64, rejected: f64| Answers { chosen, rejected, chosen_tokens: 1.0, rejected_tokens: 1.0 };
         let losses: Vec<f64> = (0..c.len())
-            .map(|i| Pair { policy: answers(c[i], r[i]), reference: answers(c0[i], r0[i]) }.attenuated_loss(beta, gamma))
+            .map(|i| {
+                Pair { policy: answers(c[i], r[i]), reference: answers(c0[i], r0[i]) }.attenuated_loss(beta, gamma)
+            })
             .collect();
         expect_all(&e, "per_pair", &losses);
         expect(&e, "loss", losses.iter().sum::<f64>() / losses.len() as f64);

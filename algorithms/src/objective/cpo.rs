@@ -83,12 +83,7 @@ pub(super) fn check(stage: &str, beta: f64, label_smoothing: f64, nll_weight: f6
 
 /// mean over pairs + `nll_weight` x imitation, with the metrics of a loss without a reference:
 /// `loss_preference`, `nll` (nats a chosen token), and rewards b logp of an answer under `rewards`.
-pub(super) fn finish(
-    pairs: &Pairs,
-    per_pair: &Tensor,
-    nll_weight: f64,
-    rewards: (&Tensor, &Tensor),
-) -> Result<Loss> {
+pub(super) fn finish(pairs: &Pairs, per_pair: &Tensor, nll_weight: f64, rewards: (&Tensor, &Tensor)) -> Result<Loss> {
     let mut metrics = Metrics::new();
     let mut value = pairs.mean(per_pair)?;
     let nll = pairs.chosen_nll()?;

@@ -98,7 +98,8 @@ impl Samples {
             }
         };
         // 1 - sigmoid(x) = sigmoid(-x), with x = b (d - z0) or its negative.
-        let signs: Vec<f64> = is_desirable.iter().map(|&good| if good { -settings.beta } else { settings.beta }).collect();
+        let signs: Vec<f64> =
+            is_desirable.iter().map(|&good| if good { -settings.beta } else { settings.beta }).collect();
         let weights: Vec<f64> = (is_desirable.iter())
             .map(|&good| if good { settings.desirable_weight } else { settings.undesirable_weight })
             .collect();
@@ -144,8 +145,12 @@ impl Objective for Kto {
             metrics.mean("kl", samples.shift, 1.0);
         }
         let mean = |good: bool| {
-            let of: Vec<f64> =
-                rewards.iter().zip(&samples.is_desirable).filter(|(_, g)| **g == good).map(|(d, _)| self.beta * d).collect();
+            let of: Vec<f64> = rewards
+                .iter()
+                .zip(&samples.is_desirable)
+                .filter(|(_, g)| **g == good)
+                .map(|(d, _)| self.beta * d)
+                .collect();
             (of.iter().sum::<f64>() / of.len() as f64, of.len() as f64)
         };
         let (good, bad) = (mean(true), mean(false));
@@ -172,7 +177,9 @@ mod tests {
     #[test]
     fn mismatched_rows_shift_and_carry_no_gradient() {
         let (mut batch, mut logp) = batch(11, 2);
-        for (i, role) in [Role::Desirable, Role::Mismatched, Role::Undesirable, Role::Mismatched].into_iter().enumerate() {
+        for (i, role) in
+            [Role::Desirable, Role::Mismatched, Role::Undesirable, Role::Mismatched].into_iter().enumerate()
+        {
             batch.role[i] = role;
         }
         // Mismatched answers more likely than under the reference, so that z0 is above 0.

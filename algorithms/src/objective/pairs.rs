@@ -51,12 +51,7 @@ pub(super) fn masked(stage: &'static str, what: &'static str, column: &Table, ma
 }
 
 /// Some rows of a leaf, [B,T], with 0 (and no gradient) at masked entries.
-pub(super) fn leaf_rows(
-    stage: &'static str,
-    leaf: &Tensor,
-    mask: &Table,
-    rows: &[usize],
-) -> Result<(Tensor, Table)> {
+pub(super) fn leaf_rows(stage: &'static str, leaf: &Tensor, mask: &Table, rows: &[usize]) -> Result<(Tensor, Table)> {
     let mask = mask.select(rows);
     masked(stage, "logp", &Table::from_tensor(leaf)?.select(rows), &mask)?;
     let index = Tensor::new(rows.iter().map(|&r| r as u32).collect::<Vec<_>>(), &Device::Cpu)?;

@@ -69,7 +69,11 @@ impl RewardModel {
                 require(weight >= 0.0, at(key), weight, "it is 0 or above")?;
             }
             if self.center > 0.0 {
-                return Err(Error::config(at("margin"), ties.margin, "`center` belongs to chosen and rejected answers: set it to 0"));
+                return Err(Error::config(
+                    at("margin"),
+                    ties.margin,
+                    "`center` belongs to chosen and rejected answers: set it to 0",
+                ));
             }
         }
         Ok(Box::new(self.clone()))
@@ -235,7 +239,8 @@ mod tests {
     fn gradients_are_finite_differences_and_micro_batches_add_up() {
         let (batch, _) = batch(4, 3);
         let mut answers = batch.clone();
-        let roles = [Role::Desirable, Role::Undesirable, Role::Desirable, Role::Desirable, Role::Desirable, Role::Undesirable];
+        let roles =
+            [Role::Desirable, Role::Undesirable, Role::Desirable, Role::Desirable, Role::Desirable, Role::Undesirable];
         answers.role = roles.to_vec();
         let scores = [0.3, -0.2, 1.5, 2.5, -0.4, 0.9];
         let ties = WinTie { margin: 1.0, bce_weight: 0.3, label_smoothing: 0.1, ..WinTie::default() };

@@ -135,9 +135,8 @@ impl Terms {
         let gap = (&self.scores.0 - &self.scores.1)?;
         let x = (&gap * b)?;
         let lsg = |x: &Tensor, factor: f64| log_sigmoid(&(x * factor)?);
-        let per_token = || -> Result<Tensor> {
-            Ok(((&self.scores.0 / &self.lengths.0)? - (&self.scores.1 / &self.lengths.1)?)?)
-        };
+        let per_token =
+            || -> Result<Tensor> { Ok(((&self.scores.0 / &self.lengths.0)? - (&self.scores.1 / &self.lengths.1)?)?) };
         Ok(match kind {
             DpoLoss::Sigmoid => lsg(&gap, b)?.neg()?,
             DpoLoss::Cdpo => smoothed(&x, e)?,

@@ -116,7 +116,9 @@ impl Dpo {
                 return refuse(
                     "f_divergence",
                     "another than reverse_kl",
-                    format!("`{name}` is written in raw log-ratios: use `sigmoid`, `hinge`, `ipo`, `exo_pair`, `robust`, `discopop` or `sigmoid_norm`"),
+                    format!(
+                        "`{name}` is written in raw log-ratios: use `sigmoid`, `hinge`, `ipo`, `exo_pair`, `robust`, `discopop` or `sigmoid_norm`"
+                    ),
                 );
             }
             if self.use_weighting && kind.sorts() {
@@ -294,10 +296,7 @@ mod tests {
         refused(Dpo { beta: 0.0, ..Dpo::default() }, "objective.dpo.beta");
         refused(Dpo { label_smoothing: 0.5, ..Dpo::default() }, "label_smoothing");
         refused(Dpo { loss: DpoLoss::ExoPair, ..Dpo::default() }, "label_smoothing");
-        refused(
-            Dpo { loss: DpoLoss::NcaPair, f_divergence: Divergence::ForwardKl, ..Dpo::default() },
-            "f_divergence",
-        );
+        refused(Dpo { loss: DpoLoss::NcaPair, f_divergence: Divergence::ForwardKl, ..Dpo::default() }, "f_divergence");
         refused(Dpo { loss: DpoLoss::Aot, use_weighting: true, ..Dpo::default() }, "use_weighting");
         refused(Dpo { ld_alpha: Some(1.5), ..Dpo::default() }, "ld_alpha");
         refused(Dpo { mix: BTreeMap::from([(DpoLoss::Sigmoid, 1.0)]), ..Dpo::default() }, "mix");

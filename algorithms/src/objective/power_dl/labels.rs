@@ -81,9 +81,12 @@ impl LabelStore {
 
     /// Takes back what [`LabelStore::save`] gave. Errors: what is no such list, or a label outside [0,1].
     pub fn load(saved: &Value) -> Result<Self, String> {
-        let list: Vec<(usize, f32, u32)> = serde_json::from_value(saved["labels"].clone()).map_err(|e| e.to_string())?;
+        let list: Vec<(usize, f32, u32)> =
+            serde_json::from_value(saved["labels"].clone()).map_err(|e| e.to_string())?;
         match list.iter().find(|(_, label, _)| !(0.0..=1.0).contains(label)) {
-            Some((pair, label, _)) => Err(format!("pair {pair} has the label {label}, which is not a share from 0 to 1")),
+            Some((pair, label, _)) => {
+                Err(format!("pair {pair} has the label {label}, which is not a share from 0 to 1"))
+            }
             None => Ok(Self(list.into_iter().map(|(pair, label, visits)| (pair, (label, visits))).collect())),
         }
     }
