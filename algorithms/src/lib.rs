@@ -22,6 +22,7 @@ mod golden;
 pub mod metrics;
 pub mod objective;
 pub mod optim;
+pub mod packing;
 pub mod preference;
 pub mod prompts;
 mod registry;

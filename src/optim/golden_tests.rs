@@ -16,8 +16,7 @@ fn tensor(value: &Value) -> Tensor {
 }
 
 fn check(what: &str, found: &Tensor, wanted: &Value) {
-    let (found, wanted): (Vec<Vec<f64>>, Vec<Vec<f64>>) =
-        (found.to_vec2().unwrap(), tensor(wanted).to_vec2().unwrap());
+    let (found, wanted): (Vec<Vec<f64>>, Vec<Vec<f64>>) = (found.to_vec2().unwrap(), tensor(wanted).to_vec2().unwrap());
     for (f, w) in found.iter().flatten().zip(wanted.iter().flatten()) {
         assert!((f - w).abs() <= 1e-9 * w.abs().max(1e-4) + 1e-15, "{what}: found {f}, expected {w}");
     }

@@ -7,7 +7,7 @@ use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
 
 use super::checkpoint::{self, State};
-use super::evaluate::{Examiner, line, mean_accuracy, step_rng};
+use super::evaluate::{self, Examiner, line, step_rng};
 use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
@@ -69,9 +69,12 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut recorder = Recorder::open(folder.path(), config.run.tensorboard, bytes)?;
     let examiner = Examiner::for_run(&policy, config)?;
     let base = match state.step {
-        0 => examiner.sit(&policy)?,
-        _ => examiner.sit(&Policy::load(&config.model, &config.data)?)?,
+        0 => examiner.sit_base(&policy, &folder)?,
+        _ => examiner.sit_base(&Policy::load(&config.model, &config.data)?, &folder)?,
     };
+    if state.step == 0 && !base.is_empty() {
+        evaluate::note(&mut state, &base);
+    }
     base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
     let is_due = |step: usize| config.eval.every > 0 && step.is_multiple_of(config.eval.every);
     let mut grads = Grads::new(&policy.decoder.params);
@@ -140,6 +143,10 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         }
         metrics.set("optim/learning_rate", lr);
         metrics.set("time/step", clock.elapsed().as_secs_f64());
+        metrics.set("train/tokens", update.tokens as f64);
+        metrics.set("train/micro_batches", update.micro_batches as f64);
+        let room = (update.micro_batches * policy.micro_tokens) as f64;
+        metrics.set("train/utilisation", update.tokens as f64 / room.max(1.0));
         metrics.set("train/tokens_per_second", update.tokens as f64 / clock.elapsed().as_secs_f64());
         let is_last = state.step == steps;
         if let (Some(ranking), Some(untrained), true) = (&ranking, &untrained, is_due(state.step) || is_last) {
@@ -165,13 +172,14 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             clock.elapsed().as_secs_f64(),
             duration(left)
         ));
+        let mut is_best = false;
         if config.eval.every > 0 && state.step % config.eval.every == 0 && !is_last && !examiner.is_empty() {
-            let outcomes = examiner.sit(&policy)?;
+            let outcomes = examiner.check(&policy)?;
             outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
-            note(&mut state, mean_accuracy(&outcomes));
+            is_best = evaluate::note(&mut state, &outcomes).1 && config.run.keep_best;
         }
         let is_due = config.run.save_every > 0 && state.step % config.run.save_every == 0;
-        if !is_last && (is_due || super::is_stopping()) {
+        if !is_last && (is_due || is_best || super::is_stopping()) {
             save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
         }
     }
@@ -181,20 +189,13 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     let last = examiner.sit(&policy)?;
     if !last.is_empty() {
-        note(&mut state, mean_accuracy(&last));
+        evaluate::note(&mut state, &last);
     }
     let checkpoint = save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
     if ranking.is_some() && last.is_empty() {
-        super::figures::write(&folder)?;
+        super::figures::write(&folder.join("report"), &super::figures::curves(&folder, &state)?)?;
     }
-    finish(&folder, &checkpoint, &base, &last, &state, config)
-}
-
-fn note(state: &mut State, accuracy: f64) {
-    state.evaluations.push((state.step, accuracy));
-    if state.best.is_none_or(|(_, best)| accuracy > best) {
-        state.best = Some((state.step, accuracy));
-    }
+    finish(&folder, &checkpoint, &examiner, &policy, (&base, &last), &state)
 }
 
 /// Examples as the objective takes them.

@@ -151,6 +151,11 @@ fn key(policy: &Policy, examples: &Examples) -> Result<String> {
             hash_weights(&mut hash, &policy.folder)?;
         }
         Reference::Model(_) => hash_weights(&mut hash, policy.reference_folder.as_ref().unwrap_or(&policy.folder))?,
+        #[cfg(feature = "gguf")]
+        Reference::Quantised(_) => {
+            let file = policy.reference_folder.as_ref().context("a quantised reference is a file")?;
+            hash.update(checksum(file)?);
+        }
     }
     hash.update(format!("{:?}", policy.decoder.params.dtype()));
     for group in &examples.groups {

@@ -4,6 +4,7 @@
 //! returns a scalar; the caller takes the gradient at the leaves and pulls it back through the
 //! model. Losses that couple every row of a batch are therefore exact whatever the micro-batch.
 
+pub mod adpo;
 pub mod cpo;
 pub mod dpo;
 pub mod grpo;
@@ -11,7 +12,9 @@ pub mod kto;
 pub mod orpo;
 pub mod pairs;
 pub mod power_dl;
+pub mod real;
 pub mod reward_model;
+mod rows;
 pub mod scalar;
 pub mod sft;
 pub mod simpo;
@@ -26,6 +29,8 @@ variants! {
     pub enum ObjectiveConfig for Objective {
         "grpo" => Grpo(grpo::Grpo),
         "sft" => Sft(sft::Sft),
+        "real" => Real(real::Real),
+        "adpo" => Adpo(adpo::Adpo),
         "dpo" => Dpo(dpo::Dpo),
         "cpo" => Cpo(cpo::Cpo),
         "simpo" => Simpo(simpo::Simpo),
@@ -120,6 +125,16 @@ pub trait Objective: State + Send {
     /// Whether a row whose advantage is zero throughout surely has zero gradient, so that it need
     /// not be run through the model.
     fn rests_without_advantage(&self) -> bool {
+        false
+    }
+
+    /// Rows whose gradient is surely zero for another reason, [N]; empty if there is none.
+    fn idle_rows(&self, _batch: &Batch) -> Vec<bool> {
+        Vec::new()
+    }
+
+    /// Whether the verdict is a label, so that the reward that gives it must say 0 or 1 and nothing else.
+    fn needs_binary_verdict(&self) -> bool {
         false
     }
 
