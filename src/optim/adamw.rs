@@ -75,10 +75,21 @@ impl AdamW {
         self.steps
     }
 
-    /// One update of every trainable parameter that has a gradient; `loss` is what the spike rule judges by.
+    /// One update of every trainable parameter that has a gradient; a spike rule judges by the gradient's norm alone.
+    pub fn step(&mut self, params: &Params, grads: &Grads, learning_rate: f64) -> Result<StepReport> {
+        self.step_with_loss(params, grads, learning_rate, 0.0)
+    }
+
+    /// The same where the loss is known, by which a spike rule judges too.
     ///
     /// In this order: perpGrad, norms, non-finite guard, spike rule, clipping, step.
-    pub fn step(&mut self, params: &Params, grads: &Grads, learning_rate: f64, loss: f64) -> Result<StepReport> {
+    pub fn step_with_loss(
+        &mut self,
+        params: &Params,
+        grads: &Grads,
+        learning_rate: f64,
+        loss: f64,
+    ) -> Result<StepReport> {
         if self.config.perp_grad {
             super::perp::project(params, grads)?;
         }
@@ -268,7 +279,7 @@ mod tests {
             .collect();
         let mut adamw = AdamW::new(&config, &params);
         for (t, grads) in grads.iter().enumerate() {
-            let report = adamw.step(&params, grads, 0.01, 1.0).unwrap();
+            let report = adamw.step(&params, grads, 0.01).unwrap();
             assert!(report.is_accepted && report.grad_norm > 2.0);
             let bias = |b: f64| 1.0 - b.powi(t as i32 + 1);
             for id in 0..2 {
@@ -294,13 +305,13 @@ mod tests {
         let (params, grads, config) = setting();
         let mut whole = AdamW::new(&config, &params);
         for g in &grads[..2] {
-            whole.step(&params, g, 0.01, 1.0).unwrap();
+            whole.step(&params, g, 0.01).unwrap();
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("optimizer.safetensors");
         whole.save(&path, &params).unwrap();
         let before: Vec<_> = (0..2).map(|id| params.value(id).copy().unwrap()).collect();
-        whole.step(&params, &grads[2], 0.01, 1.0).unwrap();
+        whole.step(&params, &grads[2], 0.01).unwrap();
         let mut other = Params::default();
         for (id, param) in params.iter().enumerate() {
             let value = before.get(id).cloned().unwrap_or_else(|| param.value.clone());
@@ -308,7 +319,7 @@ mod tests {
         }
         let mut resumed = AdamW::new(&config, &other);
         resumed.load(&path, &other, 2).unwrap();
-        resumed.step(&other, &grads[2], 0.01, 1.0).unwrap();
+        resumed.step(&other, &grads[2], 0.01).unwrap();
         for id in 0..2 {
             assert_eq!(distance(params.value(id), other.value(id)), 0.0);
         }
@@ -321,7 +332,7 @@ mod tests {
         let slot = grads[0].slot(&params, 1).unwrap().unwrap();
         mutate::<f64, _>(slot, |g| g[0] = f64::NAN).unwrap();
         let mut adamw = AdamW::new(&config, &params);
-        assert!(!adamw.step(&params, &grads[0], 0.01, 1.0).unwrap().is_accepted);
+        assert!(!adamw.step(&params, &grads[0], 0.01).unwrap().is_accepted);
         assert_eq!((distance(params.value(0), &before), adamw.steps()), (0.0, 0));
     }
 }

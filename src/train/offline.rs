@@ -108,7 +108,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         let lr = rate(&config.optim, state.scheduled_steps, steps);
         let mut metrics = Step::default();
         let probe = Probe::before(&policy, &batch, config.optim.radius.as_ref(), state.scheduled_steps)?;
-        let report = optimiser.step(&policy.decoder.params, &grads, lr, update.loss)?;
+        let report = optimiser.step_with_loss(&policy.decoder.params, &grads, lr, update.loss)?;
         if let Some(probe) = probe.filter(|_| report.is_accepted) {
             probe.after(&policy, &mut metrics)?;
         }

@@ -175,6 +175,7 @@ pub(super) fn gradient(
     for rows in cut_between_groups(batch, &rows, policy.micro_tokens) {
         let scored = pack(batch, &rows, pad)?;
         update.tokens += scored.pack.len();
+        update.micro_batches += 1;
         let (tape, values) = scored.forward(&policy.decoder, pass)?;
         let score = Var::new(values.as_slice(), &Device::Cpu)?;
         let part = batch.select(&scored.rows);
