@@ -543,7 +543,8 @@ impl<'a> Run<'a> {
                 let rate = learning_rate(&self.config.optim, self.state.scheduled_steps, total);
                 let (radius, at) = (&self.config.optim.radius, self.state.scheduled_steps);
                 let probe = Probe::before(&self.policy, &mini, radius.as_ref(), at)?;
-                let report = self.optimiser.step_with_loss(&self.policy.decoder.params, &self.grads, rate, update.loss)?;
+                let report =
+                    self.optimiser.step_with_loss(&self.policy.decoder.params, &self.grads, rate, update.loss)?;
                 if let Some(probe) = probe.filter(|_| report.is_accepted) {
                     probe.after(&self.policy, metrics)?;
                 }

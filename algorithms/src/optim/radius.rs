@@ -45,7 +45,7 @@ pub fn radius(derivative: &[f64]) -> f64 {
 }
 
 /// The sharper radius of the target and its strongest competitor, sqrt(delta^2 + pi^2) / |a_y - a_c|; exact for two classes,
-/// no bound for more. Returns the competitor, delta and the difference of derivatives too.
+/// no bound for more. Returns the competitor, delta, |a_y - a_c| and the radius.
 pub fn top_two(logits: &[f64], derivative: &[f64], target: usize) -> (usize, f64, f64, f64) {
     let others = (0..logits.len()).filter(|&k| k != target);
     let rival = others.fold(None, |best: Option<usize>, k| match best {
@@ -53,8 +53,8 @@ pub fn top_two(logits: &[f64], derivative: &[f64], target: usize) -> (usize, f64
         _ => Some(k),
     });
     let rival = rival.unwrap_or(target);
-    let (delta, slope) = (logits[target] - logits[rival], derivative[target] - derivative[rival]);
-    (rival, delta, slope, (delta * delta + PI * PI).sqrt() / slope.abs())
+    let (delta, slope) = (logits[target] - logits[rival], (derivative[target] - derivative[rival]).abs());
+    (rival, delta, slope, (delta * delta + PI * PI).sqrt() / slope)
 }
 
 #[cfg(test)]
