@@ -15,10 +15,12 @@ pub mod metrics;
 pub mod offline;
 pub mod online;
 pub mod policy;
+pub mod probe;
 pub mod radius;
 pub mod ranking;
 pub mod reference;
 pub mod score;
+mod told;
 pub mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};
