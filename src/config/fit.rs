@@ -418,6 +418,15 @@ fn gguf(path: &str, has_revision: bool, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Whether held-out pairs are measured while training.
+fn has_held_out_pairs(config: &Config) -> bool {
+    let takes_pairs = config
+        .objective
+        .build()
+        .is_ok_and(|o| matches!(o.rows(), candlewick_algorithms::objective::Rows::Pairs { .. }));
+    takes_pairs && config.data.validation.is_some()
+}
+
 /// Benchmarks must exist, and have what they ask.
 fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
     let eval = &config.eval;
@@ -442,7 +451,7 @@ fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
         let message = "the benchmark `validation` needs held-out data: set `data.validation`, for example to 0.05";
         findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });
     }
-    if eval.every > 0 && eval.benchmarks.is_empty() {
+    if eval.every > 0 && eval.benchmarks.is_empty() && !has_held_out_pairs(config) {
         let message = "nothing reads `eval.every`: `eval.benchmarks` is empty";
         findings.push(Finding {
             help: Some("name a benchmark, or remove `every`".into()),
