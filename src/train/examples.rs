@@ -179,6 +179,10 @@ impl Reader<'_> {
             (Rows::Labelled { .. } | Rows::PassFail, Example::Completion { problem, .. }) => {
                 let is_good = self.mark(id, &problem.meta)?;
                 if let Some(tokens) = self.row(example, id)? {
+                    if is_empty(&tokens) {
+                        self.audit.drop(id, Fault::Empty);
+                        return Ok(());
+                    }
                     groups.push(alone(id, tokens, if is_good { Role::Desirable } else { Role::Undesirable }));
                 }
                 Ok(())
@@ -201,8 +205,6 @@ impl Reader<'_> {
         let Tokenised::Pair { chosen, rejected } = self.renderer.example(example)? else {
             bail!("row `{id}` of `{}` is no pair", self.source);
         };
-        // An answer of nothing but the end is empty: it would teach when to stop, and no more.
-        let is_empty = |t: &Tokens| t.ids.len() <= t.prompt_len() + 1;
         if is_empty(&chosen) || is_empty(&rejected) {
             self.audit.drop(id, Fault::Empty);
             return Ok(None);
@@ -265,6 +267,11 @@ impl Reader<'_> {
         }
         Ok((label, of(&self.reading.columns.margin, "margin")?))
     }
+}
+
+/// Whether an answer is nothing but its end: it would teach when to stop, and no more.
+fn is_empty(answer: &Tokens) -> bool {
+    answer.ids.len() <= answer.prompt_len() + 1
 }
 
 fn field<'a>(meta: &'a Map<String, Json>, path: &str) -> Option<&'a Json> {
