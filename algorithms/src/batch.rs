@@ -41,6 +41,14 @@ pub enum Role {
     Rejected,
     /// A member of a ranked list, best first.
     Ranked,
+    /// An answer marked as good, not compared with another.
+    Desirable,
+    /// An answer marked as bad, not compared with another.
+    Undesirable,
+    /// An answer put to another prompt than its own, to see how far the policy has moved; no gradient.
+    Mismatched,
+    /// A prompt by itself, where its tokens are learnt too.
+    Prompt,
 }
 
 /// What the reward named by `[reward] verdict` said of a completion.
@@ -81,6 +89,8 @@ pub struct Needs {
     pub prompt_logp: bool,
     /// A scalar score a row (reward models) as a leaf.
     pub score_leaf: bool,
+    /// Log of the sum of squared next-token probabilities as a constant column.
+    pub log_sum_sq: bool,
 }
 
 impl Needs {
@@ -97,6 +107,7 @@ impl Needs {
             group_divergence: self.group_divergence || other.group_divergence,
             prompt_logp: self.prompt_logp || other.prompt_logp,
             score_leaf: self.score_leaf || other.score_leaf,
+            log_sum_sq: self.log_sum_sq || other.log_sum_sq,
         }
     }
 }
@@ -133,6 +144,8 @@ pub struct Totals {
     pub tokens: usize,
     /// Groups with at least one kept row.
     pub groups: usize,
+    /// Unmasked tokens of kept rows that are chosen answers, or prompts to be learnt.
+    pub chosen_tokens: usize,
 }
 
 /// One table of rows; see the module's text for who fills what.
@@ -142,8 +155,12 @@ pub struct Batch {
     pub group: Vec<usize>,
     /// Where each row comes from, [N].
     pub role: Vec<Role>,
-    /// Pair that a row belongs to, [N].
+    /// Pair that a row belongs to, [N]: its number in the data, the same in every epoch.
     pub pair: Vec<Option<usize>>,
+    /// Share of raters who preferred the chosen answer of a pair, in [0,1], on its chosen row, [N].
+    pub label: Vec<Option<f64>>,
+    /// By how much the chosen answer is better, on its chosen row, [N].
+    pub margin: Vec<Option<f64>>,
     /// Prompt and completion tokens of each row, unpadded, [N].
     pub tokens: Vec<Vec<u32>>,
     /// Number of prompt tokens at the head of `tokens`, [N].
@@ -173,6 +190,8 @@ pub struct Batch {
     pub sampling_logp: Option<Table>,
     /// See [`Needs::entropy`], [N,T] in nats.
     pub entropy: Option<Table>,
+    /// See [`Needs::log_sum_sq`], [N,T].
+    pub log_sum_sq: Option<Table>,
     /// See [`Needs::group_divergence`], [N,T].
     pub group_divergence: Option<Table>,
     /// Sum of the log-probs of the prompt's tokens, [N].
@@ -208,6 +227,8 @@ impl Batch {
             group,
             role: vec![Role::Sample; n],
             pair: vec![None; n],
+            label: vec![None; n],
+            margin: vec![None; n],
             tokens: vec![Vec::new(); n],
             prompt_len: vec![0; n],
             mask,
@@ -222,6 +243,7 @@ impl Batch {
             ref_logp: None,
             sampling_logp: None,
             entropy: None,
+            log_sum_sq: None,
             group_divergence: None,
             prompt_logp: None,
             hidden: None,
@@ -281,6 +303,9 @@ impl Batch {
                 totals.rows += 1;
                 totals.nonempty_rows += usize::from(tokens > 0);
                 totals.tokens += tokens;
+                if matches!(self.role[i], Role::Chosen | Role::Prompt) {
+                    totals.chosen_tokens += tokens;
+                }
             }
         }
         totals
@@ -326,6 +351,8 @@ impl Batch {
             group: pick(&self.group, rows),
             role: pick(&self.role, rows),
             pair: pick(&self.pair, rows),
+            label: pick(&self.label, rows),
+            margin: pick(&self.margin, rows),
             tokens: pick(&self.tokens, rows),
             prompt_len: pick(&self.prompt_len, rows),
             mask: self.mask.select(rows),
@@ -340,6 +367,7 @@ impl Batch {
             ref_logp: table(&self.ref_logp),
             sampling_logp: table(&self.sampling_logp),
             entropy: table(&self.entropy),
+            log_sum_sq: table(&self.log_sum_sq),
             group_divergence: table(&self.group_divergence),
             prompt_logp: self.prompt_logp.as_ref().map(|v| pick(v, rows)),
             hidden: self.hidden.as_ref().map(|v| pick(v, rows)),
@@ -366,11 +394,11 @@ mod tests {
         batch.mask.row_mut(3).fill(0.0);
         batch.count_totals();
         assert_eq!(batch.groups(), vec![0..2, 2..3, 3..5]);
-        let totals = Totals { rows: 4, nonempty_rows: 3, tokens: 9, groups: 3 };
+        let totals = Totals { rows: 4, nonempty_rows: 3, tokens: 9, groups: 3, chosen_tokens: 0 };
         assert_eq!(batch.step_totals(), totals);
         let part = batch.select(&[3, 4]);
         assert_eq!(part.groups(), vec![0..2]);
         assert_eq!(part.step_totals(), totals);
-        assert_eq!(part.own_totals(), Totals { rows: 2, nonempty_rows: 1, tokens: 3, groups: 1 });
+        assert_eq!(part.own_totals(), Totals { rows: 2, nonempty_rows: 1, tokens: 3, groups: 1, chosen_tokens: 0 });
     }
 }

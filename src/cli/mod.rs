@@ -11,6 +11,7 @@ pub(crate) mod grade;
 pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod probe;
+pub(crate) mod schedule;
 pub(crate) mod schema;
 mod table;
 pub(crate) mod train;
@@ -52,6 +53,7 @@ pub(crate) enum Command {
     Generate(generate::Arguments),
     Grade(grade::Arguments),
     Merge(merge::Arguments),
+    Schedule(schedule::Arguments),
     Check(check::Arguments),
     Probe(probe::Arguments),
     Doctor(doctor::Arguments),

@@ -15,7 +15,7 @@ use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 use super::load::{Finding, nearest};
 use candlewick_algorithms::prompts::PromptsConfig;
 
-use super::{BudgetWord, Config, EvalBudget, Kind, TrainConfig, values};
+use super::{BudgetWord, Config, EvalBudget, Kind, ObjectiveConfig, TrainConfig, values};
 
 /// The stages of a config, built.
 struct Stages {
@@ -348,6 +348,16 @@ fn offline(config: &Config, findings: &mut Vec<Finding>) {
     for (section, _) in sections.iter().filter(|(_, is_there)| *is_there) {
         findings.push(unread(section, &format!("objective `{objective}` learns from given examples")));
     }
+    if matches!(config.objective, ObjectiveConfig::RewardModel(_)) {
+        if config.model.lora.is_some() {
+            findings
+                .push(Finding::at("model.lora", "a reward model is trained whole: remove the section [model.lora]"));
+        }
+        if !config.eval.benchmarks.is_empty() {
+            let message = "a reward model answers no benchmark: remove `eval.benchmarks`; held-out pairs are scored by `data.validation`";
+            findings.push(Finding::at("eval.benchmarks", message));
+        }
+    }
 }
 
 /// Every objective needs something to learn from.
@@ -416,6 +426,15 @@ fn gguf(path: &str, has_revision: bool, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Whether held-out pairs are measured while training.
+fn has_held_out_pairs(config: &Config) -> bool {
+    let takes_pairs = config
+        .objective
+        .build()
+        .is_ok_and(|o| matches!(o.rows(), candlewick_algorithms::objective::Rows::Pairs { .. }));
+    takes_pairs && config.data.validation.is_some()
+}
+
 /// Benchmarks must exist, and have what they ask.
 fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
     let eval = &config.eval;
@@ -440,7 +459,7 @@ fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
         let message = "the benchmark `validation` needs held-out data: set `data.validation`, for example to 0.05";
         findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });
     }
-    if eval.every > 0 && eval.benchmarks.is_empty() {
+    if eval.every > 0 && eval.benchmarks.is_empty() && !has_held_out_pairs(config) {
         let message = "nothing reads `eval.every`: `eval.benchmarks` is empty";
         findings.push(Finding {
             help: Some("name a benchmark, or remove `every`".into()),

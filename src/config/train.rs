@@ -38,13 +38,19 @@ pub struct OfflineConfig {
     /// Examples (demonstrations, pairs or ranked lists) of one optimiser step.
     #[schemars(range(min = 1))]
     pub batch_size: usize,
-    /// Passes over the data; each is shuffled anew. `run.steps` may end the run sooner.
+    /// Passes over the data. `run.steps` may end the run sooner.
     #[schemars(range(min = 1))]
     pub epochs: usize,
+    /// Whether each epoch has an order of its own; otherwise all have that of the data.
+    pub shuffle: bool,
+    /// Most tokens of prompt and answer. Longer answers of pairs are cut at the end, counted and told; a row whose prompt
+    /// reaches it, and a longer demonstration, is left out. Absent takes 1024 for preferences, else the model's context.
+    #[schemars(range(min = 1))]
+    pub max_length: Option<usize>,
 }
 
 impl Default for OfflineConfig {
     fn default() -> Self {
-        Self { batch_size: 32, epochs: 1 }
+        Self { batch_size: 32, epochs: 1, shuffle: true, max_length: None }
     }
 }

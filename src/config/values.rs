@@ -1,7 +1,7 @@
 //! Whether each value of the sections that stand in this folder is possible.
 
 use super::load::Finding;
-use super::{Config, RolloutConfig};
+use super::{Config, Dtype, RolloutConfig, Schedule};
 
 /// Every value that can never work.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -111,5 +111,40 @@ fn optim(config: &Config, values: &mut Values) {
     values.require("optim.eps", optim.eps, optim.eps > 0.0, "it keeps a division from 0: set it above 0, such as 1e-8");
     for (path, beta) in [("optim.beta1", optim.beta1), ("optim.beta2", optim.beta2)] {
         values.require(path, beta, (0.0..1.0).contains(&beta), "a decay lies from 0 to below 1");
+    }
+    let is_share = |x: f64| (0.0..1.0).contains(&x);
+    values.require("optim.floor", optim.floor, is_share(optim.floor), "a share lies from 0 to below 1");
+    values.require("optim.cooldown", optim.cooldown, optim.cooldown > 0.0 && optim.cooldown <= 1.0, "a share above 0");
+    let ratio = optim.lora_plus_ratio;
+    values.require(
+        "optim.lora_plus_ratio",
+        ratio,
+        ratio >= 1.0,
+        "B learns at least as fast as A: set it to 1 or above",
+    );
+    if ratio != 1.0 && config.model.lora.is_none() {
+        values.refuse("optim.lora_plus_ratio", "nothing reads `optim.lora_plus_ratio`: there is no [model.lora]");
+    }
+    match (optim.schedule, optim.table.as_slice()) {
+        (Schedule::Table, []) => values.refuse(
+            "optim.schedule",
+            "`optim.schedule` = \"table\" needs multipliers: set `optim.table`, as `candlewick schedule` writes it",
+        ),
+        (Schedule::Table, table) => {
+            for &value in table {
+                values.require("optim.table", value, (0.0..=1.0).contains(&value), "multipliers lie from 0 to 1");
+            }
+        }
+        (_, []) => {}
+        _ => values.refuse("optim.table", "nothing reads `optim.table`: set `optim.schedule` to \"table\""),
+    }
+    if let Some(spikes) = &optim.skip_spikes {
+        values.require("optim.skip_spikes.sigma", spikes.sigma, spikes.sigma > 0.0, "set it above 0, such as 6");
+    }
+    if let Some(target) = optim.radius.as_ref().and_then(|r| r.target) {
+        values.require("optim.radius.target", target, target > 0.0, "set it above 0; 1 is the theorem's line");
+        if config.model.dtype == Dtype::Bf16 {
+            values.refuse("optim.radius.target", "`optim.radius.target` needs weights that can hold a scaled step: set `model.dtype` to \"f32\", or measure only");
+        }
     }
 }

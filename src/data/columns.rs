@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use super::dialogue;
 use super::read::kind;
 use super::{DataConfig, Example, Message, Problem, Prompt, Reply, conversation_text};
 
@@ -30,6 +31,10 @@ pub struct Columns {
     pub chosen: Option<String>,
     /// The worse reply of a pair. Usually `rejected`.
     pub rejected: Option<String>,
+    /// Whether an answer is good (true or false), or the share of raters who preferred `chosen`. Usually `label`.
+    pub label: Option<String>,
+    /// By how much `chosen` is better, for reward models. Usually `margin`.
+    pub margin: Option<String>,
     /// A conversation. Usually `messages`.
     pub messages: Option<String>,
     /// A text for language modelling. Usually `text`.
@@ -235,14 +240,35 @@ impl<'a> RowReader<'a> {
     /// cut before the space that precedes the first difference.
     fn implicit_prompt(&self, chosen: Reply, rejected: Reply) -> Result<(Prompt, String, Reply, Reply)> {
         match (chosen, rejected) {
+            (Reply::Text(chosen), Reply::Text(rejected)) if chosen == rejected => {
+                // Told and left out by who trains on pairs: there is nothing to compare.
+                let empty = || Reply::Text(String::new());
+                Ok((Prompt::Text(chosen.clone()), chosen, empty(), empty()))
+            }
+            (Reply::Text(chosen), Reply::Text(rejected))
+                if dialogue::is_dialogue(&chosen) && dialogue::is_dialogue(&rejected) =>
+            {
+                let at = dialogue::split(&chosen, &rejected)?;
+                let (prompt, chosen, rejected) = (&chosen[..at], &chosen[at..], &rejected[at..]);
+                if self.form.conversational != Some(true) {
+                    let replies = [chosen, rejected].map(|text| Reply::Text(text.to_owned()));
+                    let [chosen, rejected] = replies;
+                    return Ok((Prompt::Text(prompt.to_owned()), prompt.to_owned(), chosen, rejected));
+                }
+                let reply = |text: &str| Reply::Messages(vec![Message::assistant(text.trim().to_owned())]);
+                let turns = self.form.of_messages(dialogue::messages(prompt))?;
+                Ok((turns, prompt.to_owned(), reply(chosen), reply(rejected)))
+            }
             (Reply::Text(chosen), Reply::Text(rejected)) => {
                 let mut at = chosen
                     .char_indices()
                     .zip(rejected.chars())
                     .find(|((_, left), right)| left != right)
                     .map_or(chosen.len().min(rejected.len()), |((at, _), _)| at);
-                if chosen == rejected {
-                    bail!("`chosen` and `rejected` are equal and there is no prompt");
+                if at == chosen.len() || at == rejected.len() {
+                    bail!(
+                        "one of `chosen` and `rejected` is the beginning of the other, so that no answer is left: add a field `prompt`"
+                    );
                 }
                 if chosen[..at].ends_with(' ') {
                     at -= 1;
@@ -255,6 +281,12 @@ impl<'a> RowReader<'a> {
                 Ok((Prompt::Text(prompt.clone()), prompt, Reply::Text(chosen), Reply::Text(rejected)))
             }
             (Reply::Messages(mut chosen), Reply::Messages(mut rejected)) => {
+                if chosen == rejected && chosen.len() > 1 {
+                    let last = chosen.split_off(chosen.len() - 1);
+                    let text = conversation_text(&chosen);
+                    let replies = (Reply::Messages(last.clone()), Reply::Messages(last));
+                    return Ok((self.form.of_messages(chosen)?, text, replies.0, replies.1));
+                }
                 let common = chosen.iter().zip(&rejected).take_while(|(left, right)| left == right).count();
                 if common == 0 || common == chosen.len() || common == rejected.len() {
                     bail!("no prompt: `chosen` and `rejected` must begin alike and end differently");

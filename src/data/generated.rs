@@ -14,10 +14,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
+pub use self::pairs::Pairs;
 use super::columns::PromptForm;
 use super::split::{Amount, hash, in_share};
 use super::{DataConfig, Example, Problem, Prompt, Reply, Split};
 use crate::model::chat_template::Message;
+
+mod pairs;
 
 /// What kind of problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +119,8 @@ pub struct GeneratedConfig {
     pub question: Option<String>,
     /// Worked solutions as completions, for supervised training.
     pub demonstrations: Option<Demonstrations>,
+    /// A right and a wrong solution of each problem, for preference training.
+    pub pairs: Option<Pairs>,
 }
 
 impl Default for GeneratedConfig {
@@ -133,6 +138,7 @@ impl Default for GeneratedConfig {
             style: Style::Question,
             question: None,
             demonstrations: None,
+            pairs: None,
         }
     }
 }
@@ -195,6 +201,16 @@ impl GeneratedConfig {
         }
         if self.question.is_some() && self.style == Style::Bare {
             bail!("`data.generated.question` has no use with style `bare`: leave one of them out");
+        }
+        if let Some(pairs) = &self.pairs {
+            if self.demonstrations.is_some() {
+                bail!(
+                    "`data.generated.pairs` and `data.generated.demonstrations` exclude each other: leave one of them out"
+                );
+            }
+            if !(0.0..=1.0).contains(&pairs.flipped) {
+                bail!("`data.generated.pairs.flipped` is a share from 0 to 1, not `{}`", pairs.flipped);
+            }
         }
         if let Some(mix) = &self.demonstrations {
             let weights = mix.weights();
@@ -313,9 +329,10 @@ pub(super) fn examples(
     let mut examples = Vec::with_capacity(tasks.len());
     for (at, task) in tasks.iter().enumerate() {
         let problem = problem(kind, options, &form, task, at);
-        match &options.demonstrations {
-            Some(mix) => examples.extend(demonstrations(mix, &problem, task, &mut rng)),
-            None => examples.push(Example::Prompt(problem)),
+        match (&options.pairs, &options.demonstrations) {
+            (Some(pairs), _) => examples.push(pairs.example(&problem, task, split, &mut rng)),
+            (None, Some(mix)) => examples.extend(demonstrations(mix, &problem, task, &mut rng)),
+            (None, None) => examples.push(Example::Prompt(problem)),
         }
     }
     Ok(examples)

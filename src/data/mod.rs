@@ -16,6 +16,7 @@ pub use crate::model::chat_template::Message;
 
 mod columns;
 mod config;
+mod dialogue;
 pub mod generated;
 pub mod read;
 pub mod render;
@@ -316,5 +317,7 @@ fn conversation_text(messages: &[Message]) -> String {
     messages.iter().map(|message| format!("{}\n{}\n", message.role, message.text())).collect()
 }
 
+#[cfg(test)]
+mod golden_tests;
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,12 @@ impl Tokens {
         self.learnt.iter().position(|&learnt| learnt).unwrap_or(self.ids.len())
     }
 
+    /// Keeps the first `limit` ids.
+    pub fn truncate(&mut self, limit: usize) {
+        self.ids.truncate(limit);
+        self.learnt.truncate(limit);
+    }
+
     fn push(&mut self, ids: &[u32], learnt: bool) {
         self.ids.extend_from_slice(ids);
         self.learnt.resize(self.ids.len(), learnt);

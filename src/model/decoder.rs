@@ -260,6 +260,11 @@ impl Decoder {
         Ok(())
     }
 
+    /// The language-model head, [V,C].
+    pub fn head_weight(&self) -> &Tensor {
+        self.params.value(self.head)
+    }
+
     /// Device of the parameters.
     pub fn device(&self) -> &Device {
         self.params.device()

@@ -6,7 +6,10 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::{StepReport, global_norm};
+use candlewick_algorithms::optim::clip_factor;
+use candlewick_algorithms::optim::spike::{Decision, SpikeRule};
+
+use super::{StepReport, absolute_norm, global_norm};
 use crate::config::OptimConfig;
 use crate::model::ops::{self, Float, View, mutate};
 use crate::model::params::{Grads, ParamId, Params};
@@ -29,6 +32,8 @@ pub struct AdamW {
     /// Master weights in f32, for half-precision parameters.
     masters: Vec<Option<Tensor>>,
     steps: usize,
+    /// The spike rule with its history, where steps may be left out.
+    spikes: Option<SpikeRule>,
 }
 
 #[derive(Debug)]
@@ -61,6 +66,7 @@ impl AdamW {
             moments: none.collect(),
             masters: params.iter().map(|_| None).collect(),
             steps: 0,
+            spikes: config.skip_spikes.as_ref().map(|s| SpikeRule::new(s.window, s.sigma)),
         }
     }
 
@@ -69,15 +75,39 @@ impl AdamW {
         self.steps
     }
 
-    /// One update of every trainable parameter that has a gradient.
+    /// One update of every trainable parameter that has a gradient; a spike rule judges by the gradient's norm alone.
     pub fn step(&mut self, params: &Params, grads: &Grads, learning_rate: f64) -> Result<StepReport> {
+        self.step_with_loss(params, grads, learning_rate, 0.0)
+    }
+
+    /// The same where the loss is known, by which a spike rule judges too.
+    ///
+    /// In this order: perpGrad, norms, non-finite guard, spike rule, clipping, step.
+    pub fn step_with_loss(
+        &mut self,
+        params: &Params,
+        grads: &Grads,
+        learning_rate: f64,
+        loss: f64,
+    ) -> Result<StepReport> {
+        if self.config.perp_grad {
+            super::perp::project(params, grads)?;
+        }
         let grad_norm = global_norm(params, grads)?;
+        let mut report =
+            StepReport { grad_norm, grad_norm_l1: f64::NAN, learning_rate, is_accepted: false, is_spike: false };
         if !grad_norm.is_finite() {
-            return Ok(StepReport { grad_norm, learning_rate, is_accepted: false });
+            return Ok(report);
+        }
+        report.grad_norm_l1 = absolute_norm(params, grads)?;
+        if let Some(rule) = &mut self.spikes
+            && rule.judge(loss, grad_norm) != Decision::Step
+        {
+            report.is_spike = true;
+            return Ok(report);
         }
         self.steps += 1;
         let c = &self.config;
-        let limit = c.max_grad_norm;
         let rates = Rates {
             lr: learning_rate,
             decay: c.weight_decay,
@@ -86,15 +116,16 @@ impl AdamW {
             eps: c.eps,
             bias1: 1.0 - c.beta1.powi(self.steps as i32),
             bias2: 1.0 - c.beta2.powi(self.steps as i32),
-            // As in PyTorch's clip_grad_norm_.
-            clip: if limit > 0.0 && grad_norm > limit { limit / (grad_norm + 1e-6) } else { 1.0 },
+            clip: clip_factor(grad_norm, c.max_grad_norm),
         };
+        let ratio = c.lora_plus_ratio;
         for (id, param) in params.iter().enumerate() {
             let (true, Some(grad)) = (param.is_trainable, grads.get(id)) else { continue };
             let decay = if param.value.rank() > 1 { rates.decay } else { 0.0 };
-            self.update(id, &param.value, grad, Rates { decay, ..rates })?;
+            let lr = if param.name.contains(".lora_B.") { ratio * rates.lr } else { rates.lr };
+            self.update(id, &param.value, grad, Rates { lr, decay, ..rates })?;
         }
-        Ok(StepReport { grad_norm, learning_rate, is_accepted: true })
+        Ok(StepReport { is_accepted: true, ..report })
     }
 
     fn update(&mut self, id: ParamId, value: &Tensor, grad: &Tensor, rates: Rates) -> Result<()> {
@@ -132,6 +163,11 @@ impl AdamW {
                 tensors.push((format!("{}.master", param.name), master.clone()));
             }
         }
+        if let Some(rule) = &self.spikes {
+            let (losses, norms) = rule.history();
+            tensors.push(("spikes.losses".to_owned(), Tensor::new(losses, &Device::Cpu)?));
+            tensors.push(("spikes.norms".to_owned(), Tensor::new(norms, &Device::Cpu)?));
+        }
         weights::write_file(path, &tensors)
     }
 
@@ -151,6 +187,11 @@ impl AdamW {
                 self.masters[id] = Some(load("master")?);
                 taken += 1;
             }
+        }
+        if let Some(rule) = &mut self.spikes {
+            let list = |name: &str| -> Result<Vec<f64>> { Ok(file.load_any(name, DType::F64)?.to_vec1()?) };
+            rule.restore(list("spikes.losses")?, list("spikes.norms")?);
+            taken += 2;
         }
         let stored = file.names().count();
         ensure!(

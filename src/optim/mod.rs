@@ -5,9 +5,13 @@
 //! norms and biases undecayed, and saves everything a resumed run needs.
 
 mod adamw;
+#[cfg(test)]
+mod golden_tests;
+mod perp;
 
 use anyhow::Result;
 use candle_core::{DType, Tensor};
+use candlewick_algorithms::optim::schedule::{Shape, multiplier};
 
 use crate::config::{OptimConfig, Schedule};
 use crate::model::ops::{self, Float};
@@ -21,26 +25,27 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
-    /// False if the gradient was not finite and nothing was changed.
+    /// Sum of the absolute values of the gradient, before clipping.
+    pub grad_norm_l1: f64,
+    /// False if nothing was changed: the gradient was not finite, or the step a spike.
     pub is_accepted: bool,
+    /// Whether the step was left out because its loss or gradient leapt.
+    pub is_spike: bool,
 }
 
 /// The learning rate of optimiser step `step` (from 0) of `total`.
 ///
-/// It rises linearly over the warm-up, the first step taking 1/(warm-up) of the top, then stays,
-/// falls linearly, or falls along half a cosine, reaching 0 after the last step.
+/// It rises linearly over the warm-up, the first step taking 1/(warm-up) of the top, and then follows the schedule
+/// down to its floor.
 pub fn learning_rate(config: &OptimConfig, step: usize, total: usize) -> f64 {
-    let warmup = config.warmup(total).min(total);
-    if step < warmup {
-        return config.learning_rate * (step + 1) as f64 / warmup as f64;
-    }
-    let left = total.saturating_sub(step) as f64 / total.saturating_sub(warmup).max(1) as f64;
-    let factor = match config.schedule {
-        Schedule::Constant => 1.0,
-        Schedule::Linear => left.min(1.0),
-        Schedule::Cosine => 0.5 * (1.0 - (std::f64::consts::PI * left.min(1.0)).cos()),
+    let shape = match config.schedule {
+        Schedule::Constant => Shape::Constant,
+        Schedule::Linear => Shape::Linear,
+        Schedule::Cosine => Shape::Cosine,
+        Schedule::Cooldown => Shape::Cooldown(config.cooldown),
+        Schedule::Table => Shape::Table(config.table.clone()),
     };
-    config.learning_rate * factor
+    config.learning_rate * multiplier(&shape, step, total, config.warmup(total), config.floor)
 }
 
 /// Root of the sum of squares of every gradient, summed in a fixed order in f64.
@@ -52,6 +57,30 @@ pub fn global_norm(params: &Params, grads: &Grads) -> Result<f64> {
         }
     }
     Ok(sum.sqrt())
+}
+
+/// Sum of the absolute values of every gradient, in a fixed order.
+pub fn absolute_norm(params: &Params, grads: &Grads) -> Result<f64> {
+    let mut sum = 0.0;
+    for grad in (0..params.len()).filter_map(|id| grads.get(id)) {
+        sum += absolute_sum(grad)?;
+    }
+    Ok(sum)
+}
+
+fn absolute_sum(t: &Tensor) -> Result<f64> {
+    fn kernel<F: Float>(t: &Tensor) -> candle_core::Result<f64> {
+        use rayon::prelude::*;
+        let view = ops::View::<F>::new(t)?;
+        let parts: Vec<f64> =
+            view.par_chunks(1 << 16).map(|chunk| chunk.iter().map(|x| x.wide().abs()).sum()).collect();
+        Ok(parts.iter().sum())
+    }
+    Ok(match (ops::has_kernels(t.device(), t.dtype()), t.dtype()) {
+        (true, DType::F32) => kernel::<f32>(t)?,
+        (true, DType::F64) => kernel::<f64>(t)?,
+        _ => t.to_dtype(ops::wide(t.dtype()))?.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()?,
+    })
 }
 
 fn square_sum(t: &Tensor) -> Result<f64> {

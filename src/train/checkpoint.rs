@@ -26,6 +26,9 @@ pub struct State {
     pub scheduled_steps: usize,
     /// Steps that the non-finite guard dropped.
     pub dropped_steps: usize,
+    /// Optimiser steps that the spike rule left out.
+    #[serde(default)]
+    pub skipped_spikes: usize,
     /// Bytes of `metrics.jsonl` when the checkpoint was written; what follows is cut on resume.
     pub metrics_bytes: u64,
     /// Seconds of training so far.

@@ -10,11 +10,13 @@ use super::checkpoint::State;
 use super::folder::RunFolder;
 
 /// What is drawn of `metrics.jsonl`: metric, name of the curve, unit, title, file.
-const METRICS: [(&str, &str, &str, &str, &str); 4] = [
+const METRICS: [(&str, &str, &str, &str, &str); 6] = [
     ("reward/accuracy", "accuracy while training", "", "Share of right completions while training", "accuracy.svg"),
     ("rollout/tokens_mean", "length", "tokens", "Mean length of a completion", "tokens.svg"),
     ("rollout/entropy", "entropy", "nats", "Entropy of the policy", "entropy.svg"),
     ("objective/loss", "loss", "", "Loss", "loss.svg"),
+    ("eval/ranking_accuracy", "ranking accuracy", "", "Share of held-out pairs ranked rightly", "ranking.svg"),
+    ("eval/reward_margin", "reward margin", "", "Implicit reward margin of held-out pairs", "margin.svg"),
 ];
 
 /// The held-out accuracy of each benchmark with its interval, then the curves of the metrics that the run recorded.

@@ -4,8 +4,10 @@
 //! [`update`]. A run's folder holds the resolved config, metrics, sampled completions, checkpoints
 //! and the closing report.
 
+pub mod audit;
 pub mod checkpoint;
 pub mod evaluate;
+pub mod examples;
 pub mod figures;
 pub mod folder;
 mod grading;
@@ -15,6 +17,10 @@ pub mod offline;
 pub mod online;
 pub mod policy;
 pub mod probe;
+pub mod radius;
+pub mod ranking;
+pub mod reference;
+pub mod score;
 mod told;
 pub mod update;
 

@@ -2,19 +2,22 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
-use candlewick_algorithms::batch::Role;
-use candlewick_algorithms::{Batch, Table};
+use anyhow::{Result, ensure};
+use candlewick_algorithms::Needs;
+use candlewick_algorithms::objective::{Objective, Rows};
 
 use super::checkpoint::{self, State};
 use super::evaluate::{self, Examiner, line, step_rng};
+use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
 use super::online::{check_every_parameter, duration, finish, rate, say};
-use super::policy::Policy;
+use super::policy::{Policy, Reference};
+use super::radius::Probe;
+use super::ranking::Ranking;
+use super::reference::ReferenceLogps;
 use super::update::gradient;
-use crate::config::{Config, Offline};
-use crate::data::render::{Tokenised, Tokens};
+use crate::config::{Config, ObjectiveConfig, Offline};
 use crate::data::{self, Split};
 use crate::hub::Hub;
 use crate::model::params::Grads;
@@ -26,11 +29,30 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut objective = config.objective.build()?;
     let needs = objective.needs();
     let mut policy = Policy::for_run(config, needs.ref_logp)?;
-    let examples = load(config, &policy)?;
+    if needs.score_leaf {
+        policy.decoder.add_score_head(&policy.folder, config.run.seed)?;
+    }
+    let max_length = max_length(config, offline, objective.as_ref(), &policy);
+    let ranking = Ranking::for_run(config, objective.as_ref(), &policy, max_length)?;
+    let mut examples = load(config, max_length, objective.as_ref(), &policy)?;
+    let reference = reference(config, &mut policy, &mut examples, &needs)?;
+    examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
+    examples.audit.write(&folder.join("audit.json"))?;
+    if let ObjectiveConfig::Kto(kto) = &config.objective {
+        let good = kto.desirable_weight * examples.audit.desirable as f64;
+        let share = good / (kto.undesirable_weight * examples.audit.undesirable as f64);
+        if !(0.999..=1.334).contains(&share) {
+            tracing::warn!(
+                "good answers weigh {share:.2} times as much as bad ones, where 1 to 1.33 is advised: change `objective.kto.desirable_weight` or `undesirable_weight`"
+            );
+        }
+    }
+    let needs = Needs { ref_logp: needs.ref_logp && reference.is_none(), ..needs };
     let size = offline.train.batch_size.min(examples.len());
     let an_epoch = examples.len().div_ceil(size);
     let steps = offline.steps.unwrap_or(offline.train.epochs * an_epoch);
     say(&format!("{}: {} examples, {an_epoch} steps an epoch, {steps} steps", config.model.path, examples.len()));
+    let untrained = ranking.as_ref().map(|r| r.measure(&policy)).transpose()?;
     let mut optimiser = AdamW::new(&config.optim, &policy.decoder.params);
     let mut state = State::default();
     let mut bytes = None;
@@ -54,6 +76,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         evaluate::note(&mut state, &base);
     }
     base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
+    let is_due = |step: usize| config.eval.every > 0 && step.is_multiple_of(config.eval.every);
     let mut grads = Grads::new(&policy.decoder.params);
     let (started, before, mut has_checked, mut bad) = (Instant::now(), state.seconds, false, 0);
     let save = |state: &mut State,
@@ -70,8 +93,12 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     };
     while state.step < steps && !super::is_stopping() {
         let clock = Instant::now();
-        let chosen = chosen(config.run.seed, examples.len(), size, state.step);
-        let mut batch = batch(&chosen.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
+        let seed = offline.train.shuffle.then_some(config.run.seed);
+        let chosen = chosen(seed, examples.len(), size, state.step);
+        let mut batch = examples.batch(&chosen)?;
+        if let Some(reference) = &reference {
+            reference.fill(&mut batch, &chosen);
+        }
         policy.score(&mut batch, &needs, 1.0)?;
         objective.prepare(&mut batch)?;
         batch.count_totals();
@@ -79,7 +106,12 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         let update =
             gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, Some(config.run.seed ^ state.step as u64))?;
         let lr = rate(&config.optim, state.scheduled_steps, steps);
-        let report = optimiser.step(&policy.decoder.params, &grads, lr)?;
+        let mut metrics = Step::default();
+        let probe = Probe::before(&policy, &batch, config.optim.radius.as_ref(), state.scheduled_steps)?;
+        let report = optimiser.step_with_loss(&policy.decoder.params, &grads, lr, update.loss)?;
+        if let Some(probe) = probe.filter(|_| report.is_accepted) {
+            probe.after(&policy, &mut metrics)?;
+        }
         state.scheduled_steps += 1;
         state.trained_tokens += update.tokens as u64;
         if report.is_accepted {
@@ -89,6 +121,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
                 has_checked = true;
                 check_every_parameter(&policy, &grads)?;
             }
+        } else if report.is_spike {
+            state.skipped_spikes += 1;
         } else {
             bad += 1;
             state.dropped_steps += 1;
@@ -100,10 +134,13 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         }
         state.step += 1;
         state.seconds = before + started.elapsed().as_secs_f64();
-        let mut metrics = Step::default();
         metrics.extend(&format!("objective/{}", config.objective.variant()), &update.metrics);
         metrics.set("objective/loss", update.loss);
         metrics.set("optim/grad_norm", report.grad_norm);
+        metrics.set("optim/grad_norm_l1", report.grad_norm_l1);
+        if config.optim.skip_spikes.is_some() {
+            metrics.set("optim/skipped_spikes", state.skipped_spikes as f64);
+        }
         metrics.set("optim/learning_rate", lr);
         metrics.set("time/step", clock.elapsed().as_secs_f64());
         metrics.set("train/tokens", update.tokens as f64);
@@ -111,18 +148,31 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         let room = (update.micro_batches * policy.micro_tokens) as f64;
         metrics.set("train/utilisation", update.tokens as f64 / room.max(1.0));
         metrics.set("train/tokens_per_second", update.tokens as f64 / clock.elapsed().as_secs_f64());
+        let is_last = state.step == steps;
+        if let (Some(ranking), Some(untrained), true) = (&ranking, &untrained, is_due(state.step) || is_last) {
+            let measured = ranking.measure(&policy)?;
+            measured.record(&mut metrics);
+            say(&format!("      held-out pairs: {}", measured.line()));
+            if is_last {
+                ranking.report(&folder, untrained, &measured)?;
+            }
+        }
         recorder.record(state.step, &metrics)?;
+        if state.step == 1 {
+            check_start(config, &update.metrics);
+        }
         let left = (steps - state.step) as f64 * state.seconds / state.step as f64;
         say(&format!(
-            "step {:>4}/{steps}  loss {:.4}  grad {:.2e}  lr {lr:.1e}  {:>6.0} tok/s  {:.2} s  left {}",
+            "step {:>4}/{steps}  loss {:.4}{}  grad {:.2e}  lr {lr:.1e}  {:>6.0} tok/s  {:.2} s  left {}",
             state.step,
             update.loss,
+            rewards(&update.metrics),
             report.grad_norm,
             update.tokens as f64 / clock.elapsed().as_secs_f64(),
             clock.elapsed().as_secs_f64(),
             duration(left)
         ));
-        let (is_last, mut is_best) = (state.step == steps, false);
+        let mut is_best = false;
         if config.eval.every > 0 && state.step % config.eval.every == 0 && !is_last && !examiner.is_empty() {
             let outcomes = examiner.check(&policy)?;
             outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
@@ -142,61 +192,89 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         evaluate::note(&mut state, &last);
     }
     let checkpoint = save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
+    if ranking.is_some() && last.is_empty() {
+        super::figures::write(&folder.join("report"), &super::figures::curves(&folder, &state)?)?;
+    }
     finish(&folder, &checkpoint, &examiner, &policy, (&base, &last), &state)
 }
 
-/// Rows to learn from; what is too long for the model is left out and told.
-fn load(config: &Config, policy: &Policy) -> Result<Vec<Tokens>> {
+/// Examples as the objective takes them.
+fn load(config: &Config, max_length: usize, objective: &dyn Objective, policy: &Policy) -> Result<Examples> {
     let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
-    let (mut rows, mut dropped) = (Vec::new(), 0);
-    for example in &dataset.examples {
-        match policy.renderer.example(example)? {
-            Tokenised::Row(tokens) if tokens.ids.len() > policy.decoder.spec.max_positions => dropped += 1,
-            Tokenised::Row(tokens) => rows.push(tokens),
-            Tokenised::Prompt(_) => bail!(
-                "row `{}` of `{}` has nothing to learn: objective `{}` needs completions",
-                example.id(),
-                dataset.source,
-                config.objective.variant()
-            ),
-            Tokenised::Pair { .. } => bail!(
-                "row `{}` of `{}` is a preference pair: objective `{}` needs completions",
-                example.id(),
-                dataset.source,
-                config.objective.variant()
-            ),
-        }
-    }
-    if dropped > 0 {
-        say(&format!("{dropped} examples are longer than the model's context and were left out"));
-    }
-    ensure!(!rows.is_empty(), "no example is left to train on");
-    Ok(rows)
+    let rows = objective.rows();
+    let reading = Reading {
+        rows,
+        max_length,
+        cuts: rows != Rows::Demonstrations && !matches!(config.objective, ObjectiveConfig::RewardModel(_)),
+        columns: &config.data.columns,
+        seed: config.run.seed,
+        objective: config.objective.variant(),
+    };
+    Examples::read(&dataset, &policy.renderer, &reading)
 }
 
-/// Examples of a step: every epoch shuffles anew, the last batch of an epoch may be smaller.
-fn chosen(seed: u64, examples: usize, size: usize, step: usize) -> Vec<usize> {
+/// Most tokens of prompt and answer.
+fn max_length(config: &Config, offline: &Offline, objective: &dyn Objective, policy: &Policy) -> usize {
+    let context = policy.decoder.spec.max_positions;
+    let usual = if objective.rows() == Rows::Demonstrations { context } else { PREFERENCE_LENGTH };
+    let limit = offline.train.max_length.unwrap_or(usual).min(context);
+    tracing::debug!("objective `{}` takes rows of up to {limit} tokens", config.objective.variant());
+    limit
+}
+
+/// Most tokens of prompt and answer where the config names no number, as in TRL.
+const PREFERENCE_LENGTH: usize = 1024;
+
+/// The reference's log-probs of every row, after which the reference is not needed any more.
+fn reference(
+    config: &Config,
+    policy: &mut Policy,
+    examples: &mut Examples,
+    needs: &Needs,
+) -> Result<Option<ReferenceLogps>> {
+    if !needs.ref_logp {
+        return Ok(None);
+    }
+    let logps = ReferenceLogps::obtain(policy, examples, &config.run.output.join("reference"))?;
+    let how = if logps.was_cached { "taken from" } else { "kept in" };
+    say(&format!("reference log-probs are {how} {}", logps.path.display()));
+    policy.reference = Reference::Nothing;
+    let beta = match &config.objective {
+        ObjectiveConfig::Dpo(dpo) => dpo.beta,
+        _ => 0.1,
+    };
+    logps.audit(examples, beta)?;
+    Ok(Some(logps))
+}
+
+/// At the start the policy is its reference: another reward than 0 means that the two forward passes differ.
+fn check_start(config: &Config, metrics: &candlewick_algorithms::Metrics) {
+    let is_same = config.model.reference.as_ref().is_none_or(|r| r.path.is_none());
+    let is_measured = matches!(config.objective, ObjectiveConfig::Dpo(_) | ObjectiveConfig::Kto(_));
+    let largest = ["reward_chosen", "reward_rejected"]
+        .iter()
+        .filter_map(|m| metrics.get(m))
+        .fold(0.0, |a: f64, r| a.max(r.abs()));
+    if is_same && is_measured && largest > 1e-2 {
+        tracing::warn!(
+            "the implicit reward is {largest:.3} at the first step, where policy and reference should agree: check dropout, number type and reference"
+        );
+    }
+}
+
+/// Margin and accuracy, where the objective has them, for the line of a step.
+fn rewards(metrics: &candlewick_algorithms::Metrics) -> String {
+    let part = |name: &str, label: &str| metrics.get(name).map_or(String::new(), |v| format!("  {label} {v:.3}"));
+    part("reward_margin", "margin") + &part("reward_accuracy", "accuracy")
+}
+
+/// Examples of a step: every epoch shuffles anew if there is a seed, the last batch of an epoch may be smaller.
+fn chosen(seed: Option<u64>, examples: usize, size: usize, step: usize) -> Vec<usize> {
     let an_epoch = examples.div_ceil(size);
     let mut order: Vec<usize> = (0..examples).collect();
-    step_rng(seed, step / an_epoch, 0xe90c).shuffle(&mut order);
+    if let Some(seed) = seed {
+        step_rng(seed, step / an_epoch, 0xe90c).shuffle(&mut order);
+    }
     let first = step % an_epoch * size;
     order[first..(first + size).min(examples)].to_vec()
-}
-
-/// Rows as a batch: what is learnt is unmasked; each row is a group of its own.
-fn batch(rows: &[&Tokens]) -> Result<Batch> {
-    // The first token of a text follows nothing, so it cannot be learnt.
-    let starts: Vec<usize> = rows.iter().map(|r| r.prompt_len().max(1).min(r.ids.len())).collect();
-    let masks: Vec<Vec<f64>> = rows
-        .iter()
-        .zip(&starts)
-        .map(|(r, &s)| r.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect())
-        .collect();
-    let mut batch = Batch::new(Table::ragged(&masks, 0.0), (0..rows.len()).collect())?;
-    for (i, row) in rows.iter().enumerate() {
-        batch.tokens[i] = row.ids.clone();
-        batch.prompt_len[i] = starts[i];
-        batch.role[i] = Role::Demonstration;
-    }
-    Ok(batch)
 }

@@ -24,6 +24,7 @@ use super::grading;
 use super::metrics::{Recorder, Step};
 use super::policy::Policy;
 use super::probe::{self, Shown};
+use super::radius::Probe;
 use super::update::{gradient, live_rows};
 use crate::config::{Config, Online, OptimConfig, RolloutConfig};
 use crate::data::{self, Problem, Split};
@@ -626,9 +627,20 @@ impl<'a> Run<'a> {
                 )?;
                 self.state.trained_tokens += update.tokens as u64;
                 let rate = learning_rate(&self.config.optim, self.state.scheduled_steps, total);
-                let report = self.optimiser.step(&self.policy.decoder.params, &self.grads, rate)?;
+                let (radius, at) = (&self.config.optim.radius, self.state.scheduled_steps);
+                let probe = Probe::before(&self.policy, &mini, radius.as_ref(), at)?;
+                let report =
+                    self.optimiser.step_with_loss(&self.policy.decoder.params, &self.grads, rate, update.loss)?;
+                if let Some(probe) = probe.filter(|_| report.is_accepted) {
+                    probe.after(&self.policy, metrics)?;
+                }
                 self.state.scheduled_steps += 1;
-                self.check_gradients(&mini, report.grad_norm, report.is_accepted)?;
+                if report.is_spike {
+                    self.state.skipped_spikes += 1;
+                } else {
+                    self.check_gradients(&mini, report.grad_norm, report.is_accepted)?;
+                }
+                metrics.set("optim/grad_norm_l1", report.grad_norm_l1);
                 if report.is_accepted {
                     self.stages.objective.commit(&mini, &update.metrics)?;
                 }
@@ -645,6 +657,9 @@ impl<'a> Run<'a> {
         metrics.set("objective/loss", loss / updates);
         metrics.set("optim/grad_norm", largest);
         metrics.set("optim/dropped_steps", self.state.dropped_steps as f64);
+        if self.config.optim.skip_spikes.is_some() {
+            metrics.set("optim/skipped_spikes", self.state.skipped_spikes as f64);
+        }
         Ok(())
     }
 

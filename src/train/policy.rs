@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
+use candlewick_algorithms::row::log_sum_sq::LogSumSq;
 use candlewick_algorithms::row::token::TokenLogp;
 use candlewick_algorithms::{Batch, Needs, Table};
 
@@ -44,6 +45,10 @@ pub struct Policy {
     pub renderer: Renderer,
     /// Folder that the checkpoint was loaded from.
     pub folder: PathBuf,
+    /// Seed of its weights, where they are random.
+    pub random_init: Option<u64>,
+    /// Folder or file of the reference, where one was loaded.
+    pub reference_folder: Option<PathBuf>,
     /// Name of the base model, as the config gives it.
     pub name: String,
     /// What the backward pass keeps.
@@ -134,6 +139,8 @@ impl Policy {
             reference: Reference::Nothing,
             renderer,
             folder,
+            random_init: model.random_init,
+            reference_folder: None,
             name: model.path.clone(),
             keep: Keep::Activations,
             micro_tokens: memory::MICRO_BATCH_TOKENS,
@@ -170,11 +177,12 @@ impl Policy {
         Ok(policy)
     }
 
-    fn load_reference(&self, config: &Config, path: Option<&str>) -> Result<Reference> {
+    fn load_reference(&mut self, config: &Config, path: Option<&str>) -> Result<Reference> {
         #[cfg(feature = "gguf")]
         if let Some(path) = path.filter(|p| p.ends_with(".gguf")) {
             let (vocabulary, device) = (self.tokenizer().vocabulary(), self.decoder.device());
             let model = crate::model::gguf::Quantised::open(Path::new(path), &vocabulary, device)?;
+            self.reference_folder = Some(PathBuf::from(path));
             return Ok(Reference::Quantised(Box::new(model)));
         }
         let hub = Hub::from_env();
@@ -194,6 +202,7 @@ impl Policy {
         for param in decoder.params.iter_mut() {
             param.is_trainable = false;
         }
+        self.reference_folder = Some(folder);
         Ok(Reference::Model(Box::new(decoder)))
     }
 
@@ -220,6 +229,9 @@ impl Policy {
                 Reference::Quantised(model) => self.quantised_logp(model, batch, temperature)?,
                 Reference::Nothing => anyhow::bail!("reference log-probs are needed but no reference was loaded"),
             });
+        }
+        if needs.log_sum_sq {
+            batch.log_sum_sq = Some(self.log_sum_sq(batch)?);
         }
         Ok(())
     }
@@ -271,6 +283,19 @@ impl Policy {
         Ok(columns)
     }
 
+    /// log sum p^2 of every next-token distribution under the policy, [N,T].
+    fn log_sum_sq(&self, batch: &Batch) -> Result<Table> {
+        let mut column = Table::zeros(batch.rows(), batch.width());
+        for micro in micro_batches(batch, &(0..batch.rows()).collect::<Vec<_>>(), self.micro_tokens) {
+            let tape = self.decoder.forward(&micro.pack, Pass::SCORE)?;
+            let values = self.decoder.rows_forward(&tape.hidden, &micro.at, &LogSumSq)?;
+            for (value, &(row, t)) in values.iter().zip(&micro.cells) {
+                column.row_mut(row)[t] = value.logp;
+            }
+        }
+        Ok(column)
+    }
+
     /// The hidden states that each row's tokens were predicted from, f32 [n_i, d].
     fn gather_hidden(
         &self,
@@ -292,9 +317,12 @@ impl Policy {
         if let Some(settings) = &self.decoder.lora {
             lora::save(folder, settings, &self.name, &self.decoder.params)?;
         } else {
-            let tensors: Vec<_> = self.decoder.params.iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+            let tensors: Vec<_> = self.stored_params().map(|p| (p.name.clone(), p.value.clone())).collect();
             weights::write_model(folder, &tensors)?;
             let mut config = self.decoder.spec.config.clone();
+            if self.decoder.has_score_head() {
+                super::score::describe(&mut config, self.tokenizer())?;
+            }
             let stored = match self.decoder.params.dtype() {
                 DType::BF16 => "bfloat16",
                 DType::F64 => "float64",
@@ -318,6 +346,12 @@ impl Policy {
         self.tokenizer().copy_files(folder)
     }
 
+    /// The parameters of a checkpoint: a model with a score head has no other head.
+    fn stored_params(&self) -> impl Iterator<Item = &crate::model::params::Param> {
+        let has_score = self.decoder.has_score_head();
+        self.decoder.params.iter().filter(move |p| !has_score || p.name != "lm_head.weight")
+    }
+
     /// Takes the trained weights back from a folder that [`Policy::save`] wrote.
     pub fn restore(&mut self, folder: &Path) -> Result<()> {
         let (weights, is_adapter) = match self.decoder.lora {
@@ -325,7 +359,12 @@ impl Policy {
             None => (Weights::open(folder)?, false),
         };
         let (dtype, device) = (self.decoder.params.dtype(), self.decoder.device().clone());
-        for param in self.decoder.params.iter_mut().filter(|p| !is_adapter || p.is_trainable) {
+        let has_score = self.decoder.has_score_head();
+        let is_stored = |p: &crate::model::params::Param| match is_adapter {
+            true => p.is_trainable,
+            false => !has_score || p.name != "lm_head.weight",
+        };
+        for param in self.decoder.params.iter_mut().filter(|p| is_stored(p)) {
             let name = if is_adapter { lora::peft_name(&param.name) } else { param.name.clone() };
             param.value = weights.load(&name, param.value.dims(), dtype, &device)?;
         }

@@ -103,6 +103,43 @@ fn pack<'a>(batch: &Batch, families: impl Iterator<Item = &'a Family>) -> MicroB
     micro
 }
 
+/// The same for objectives that compare the rows of a group: no group is cut. Rows outside `rows` are left out.
+///
+/// A group longer than the limit is a micro-batch of its own.
+pub fn group_micro_batches(batch: &Batch, rows: &[usize], limit: usize) -> Vec<MicroBatch> {
+    let mut micros = Vec::new();
+    for part in cut_between_groups(batch, rows, limit) {
+        micros.extend(micro_batches(batch, &part, usize::MAX));
+    }
+    micros
+}
+
+/// Rows in runs of whole groups of about `limit` tokens; a prompt that neighbours share counts once.
+pub(super) fn cut_between_groups(batch: &Batch, rows: &[usize], limit: usize) -> Vec<Vec<usize>> {
+    let is_in: std::collections::HashSet<usize> = rows.iter().copied().collect();
+    let (mut parts, mut open, mut size): (Vec<Vec<usize>>, Vec<usize>, usize) = (Vec::new(), Vec::new(), 0);
+    for group in batch.groups() {
+        let members: Vec<usize> = group.filter(|i| is_in.contains(i)).collect();
+        let mut cost = 0;
+        for (place, &row) in members.iter().enumerate() {
+            let (tokens, p) = (&batch.tokens[row], batch.prompt_len[row]);
+            let before = place.checked_sub(1).map(|b| members[b]);
+            let shares = before.is_some_and(|b| batch.tokens[b][..batch.prompt_len[b]] == tokens[..p]);
+            cost += tokens.len() - if shares { p } else { 0 };
+        }
+        if !open.is_empty() && size + cost > limit {
+            parts.push(std::mem::take(&mut open));
+            size = 0;
+        }
+        open.extend(members);
+        size += cost;
+    }
+    if !open.is_empty() {
+        parts.push(open);
+    }
+    parts
+}
+
 /// What an update saw.
 #[derive(Debug, Clone, Default)]
 pub struct Update {
@@ -126,10 +163,16 @@ pub fn gradient(
     dropout: Option<u64>,
 ) -> Result<Update> {
     let needs = objective.needs();
-    ensure!(!needs.divergence_leaf && !needs.score_leaf, "this objective's leaves are not computed by this loop");
+    ensure!(!needs.divergence_leaf, "this objective's leaves are not computed by this loop");
+    if needs.score_leaf {
+        return super::score::gradient(policy, objective, batch, grads, dropout);
+    }
     let is_live = live_rows(objective, batch);
     let rows: Vec<usize> = (0..batch.rows()).filter(|&i| is_live[i]).collect();
-    let micros = micro_batches(batch, &rows, policy.micro_tokens);
+    let micros = match objective.couples_group() {
+        true => group_micro_batches(batch, &rows, policy.micro_tokens),
+        false => micro_batches(batch, &rows, policy.micro_tokens),
+    };
     let mut pull = Pull { decoder: &policy.decoder, temperature, with_entropy: needs.entropy_leaf, grads };
     let pass = Pass { keep: policy.keep, dropout, ..Pass::SCORE };
     let mut update =

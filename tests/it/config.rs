@@ -55,7 +55,7 @@ error: `optim.schedule` cannot be \"liner\": did you mean `linear`?
   --> run.toml:26:12
 26 | schedule = \"liner\"
    |            ^^^^^^^
-   = choices: linear, cosine, constant
+   = choices: linear, cosine, constant, cooldown, table
 "
     );
 }

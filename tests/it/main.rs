@@ -18,6 +18,7 @@ mod interrupted;
 mod learning;
 mod methods;
 mod mixing;
+mod preference;
 mod program;
 mod reward_models;
 mod rewards;

@@ -5,9 +5,13 @@
 
 mod adpo;
 mod budget;
+mod dpo;
 mod efficiency;
 mod grpo;
+mod optimiser_safety;
 mod pairing;
+mod power_dl;
+mod preference_metrics;
 mod real;
 mod reward_mixing;
 

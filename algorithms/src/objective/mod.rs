@@ -5,10 +5,19 @@
 //! model. Losses that couple every row of a batch are therefore exact whatever the micro-batch.
 
 pub mod adpo;
+pub mod cpo;
+pub mod dpo;
 pub mod grpo;
+pub mod kto;
+pub mod orpo;
+pub mod pairs;
+pub mod power_dl;
 pub mod real;
+pub mod reward_model;
 mod rows;
+pub mod scalar;
 pub mod sft;
+pub mod simpo;
 
 use candle_core::Tensor;
 
@@ -22,6 +31,13 @@ variants! {
         "sft" => Sft(sft::Sft),
         "real" => Real(real::Real),
         "adpo" => Adpo(adpo::Adpo),
+        "dpo" => Dpo(dpo::Dpo),
+        "cpo" => Cpo(cpo::Cpo),
+        "simpo" => Simpo(simpo::Simpo),
+        "orpo" => Orpo(orpo::Orpo),
+        "kto" => Kto(kto::Kto),
+        "power_dl" => PowerDl(power_dl::PowerDl),
+        "reward_model" => RewardModel(reward_model::RewardModel),
     }
     default Grpo
 }
@@ -62,6 +78,26 @@ pub struct Reads {
     pub scores: bool,
 }
 
+/// Which rows an objective on given examples takes a batch of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// Demonstrations, each a group of its own.
+    #[default]
+    Demonstrations,
+    /// Pairs: a chosen and a rejected row in this order.
+    Pairs {
+        /// A third row holds the prompt, to be learnt too.
+        with_prompt: bool,
+    },
+    /// Answers marked as good or bad.
+    Labelled {
+        /// After each row one with its prompt and the answer of another row of the batch.
+        with_mismatched: bool,
+    },
+    /// Pairs of answers marked as good or bad, to different prompts: good with bad, good with good.
+    PassFail,
+}
+
 /// A loss over leaves.
 pub trait Objective: State + Send {
     /// What it needs of the scoring pass and of the leaves.
@@ -74,6 +110,17 @@ pub trait Objective: State + Send {
     ///
     /// If not, the loss of a batch is the sum of the losses of its micro-batches.
     fn couples_rows(&self) -> bool;
+
+    /// Whether a row's gradient depends on the other rows of its group, and on no more: then a
+    /// micro-batch never holds a part of a group.
+    fn couples_group(&self) -> bool {
+        false
+    }
+
+    /// Which rows it learns from, if these are given examples.
+    fn rows(&self) -> Rows {
+        Rows::default()
+    }
 
     /// Whether a row whose advantage is zero throughout surely has zero gradient, so that it need
     /// not be run through the model.

@@ -17,6 +17,18 @@ pub enum SftAggregation {
     SequenceMean,
 }
 
+/// The loss of a token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SftLoss {
+    /// -log p: maximum likelihood.
+    #[default]
+    Nll,
+    /// -sg[p] log p: dynamic fine-tuning, which holds back tokens that the model finds unlikely
+    /// (arXiv 2508.05629); sg stops the gradient.
+    Dft,
+}
+
 /// Supervised fine-tuning: loss = -mean log-prob of the completion's tokens, prompts left out.
 ///
 /// Every token of the step weighs the same (`token_mean`), however it is cut into micro-batches;
@@ -25,6 +37,8 @@ pub enum SftAggregation {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sft {
+    /// The loss of a token.
+    pub loss: SftLoss,
     /// How tokens are averaged.
     pub aggregation: SftAggregation,
 }
@@ -72,6 +86,9 @@ impl Objective for Sft {
         }
         // Masked entries are arbitrary: they must not meet a product.
         let logp = mask.tensor()?.ne(0.0)?.where_cond(&leaves.logp, &leaves.logp.zeros_like()?.detach())?;
+        if self.loss == SftLoss::Dft {
+            shares = shares.zip(&values.zip(&mask, |x, m| if m == 0.0 { 0.0 } else { x.exp() }), |s, p| s * p);
+        }
         let value = (logp * shares.tensor()?)?.sum_all()?.neg()?;
 
         let tokens = mask.sum();
@@ -95,7 +112,7 @@ mod tests {
     fn run(aggregation: SftAggregation, batch: &Batch, logp: &Table) -> (f64, Table, Metrics) {
         let var = Var::from_tensor(&logp.tensor().unwrap()).unwrap();
         let leaves = Leaves { logp: var.as_tensor().clone(), entropy: None, divergence: None, score: None };
-        let loss = Sft { aggregation }.build().unwrap().loss(batch, &leaves).unwrap();
+        let loss = Sft { aggregation, ..Sft::default() }.build().unwrap().loss(batch, &leaves).unwrap();
         let grads = loss.value.backward().unwrap();
         let gradient = Table::from_tensor(grads.get(&var).unwrap()).unwrap();
         (loss.value.to_scalar().unwrap(), gradient, loss.metrics)

@@ -3,7 +3,9 @@
 //! The model's head computes logits in chunks of rows and hands each row to a [`RowFunction`],
 //! so that [N,T,V] never exists. The policy, old and reference passes use the same function.
 
+pub mod log_sum_sq;
 pub mod simd;
+pub mod stablemax;
 pub mod token;
 
 /// The float type of a row of logits: f32 in runs, f64 in tests.

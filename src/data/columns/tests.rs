@@ -148,7 +148,7 @@ fn rows_that_make_no_sense_are_refused() {
             "must be a list of messages with `role` and `content`: missing field `role`",
         ),
         (json!({"messages": []}), "field `messages` is an empty list"),
-        (json!({"chosen": "a", "rejected": "a"}), "`chosen` and `rejected` are equal"),
+        (json!({"chosen": "a b", "rejected": "a"}), "beginning of the other"),
         (json!({"chosen": "a", "rejected": "b"}), "no common beginning"),
         (json!({"prompt": "p", "completion": [{"role": "assistant", "content": "x"}]}), "does not fit the prompt"),
     ] {

@@ -1,0 +1,350 @@
+//! Given examples as rows of a batch: demonstrations, pairs, answers marked as good or bad.
+//!
+//! What an objective learns from ([`Rows`]) decides how the data's forms are read: a pair serves as two
+//! marked answers, never the reverse. Everything left out or cut is counted and named ([`Audit`]).
+
+use anyhow::{Context, Result, bail, ensure};
+use candlewick_algorithms::batch::Role;
+use candlewick_algorithms::objective::Rows;
+use candlewick_algorithms::rng::Rng;
+use candlewick_algorithms::{Batch, Table};
+use serde_json::{Map, Value as Json};
+
+use super::audit::{Audit, Fault};
+use crate::data::render::{Renderer, Tokenised, Tokens};
+use crate::data::{Columns, Dataset, Example};
+
+/// One row of tokens and what it is.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Prompt and answer.
+    pub tokens: Tokens,
+    /// Its part in the group.
+    pub role: Role,
+}
+
+/// A group of a batch: what is drawn together.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// The data's name for it.
+    pub id: String,
+    /// Its rows, in the order of the batch.
+    pub rows: Vec<Row>,
+    /// Share of raters who preferred the chosen answer.
+    pub label: Option<f64>,
+    /// By how much the chosen answer is better.
+    pub margin: Option<f64>,
+}
+
+/// Every group of a data set, and what became of the others.
+#[derive(Debug)]
+pub struct Examples {
+    /// In the order of the data; a group's place is the number of its pair.
+    pub groups: Vec<Group>,
+    /// What was found.
+    pub audit: Audit,
+}
+
+/// How answers are read.
+pub struct Reading<'a> {
+    /// Which rows the objective takes.
+    pub rows: Rows,
+    /// Most tokens of prompt and answer.
+    pub max_length: usize,
+    /// Whether an answer past it is cut, rather than left out.
+    pub cuts: bool,
+    /// Names of the fields.
+    pub columns: &'a Columns,
+    /// Seed of the pairs that are formed here.
+    pub seed: u64,
+    /// The objective's name, for messages.
+    pub objective: &'a str,
+}
+
+impl Examples {
+    /// Reads a data set. Errors: rows of a form that the objective cannot learn from, a label out of
+    /// its range, nothing left.
+    pub fn read(dataset: &Dataset, renderer: &Renderer, reading: &Reading<'_>) -> Result<Self> {
+        let mut reader = Reader { renderer, reading, source: &dataset.source, audit: Audit::default() };
+        let mut groups = Vec::new();
+        for example in &dataset.examples {
+            reader.audit.read += 1;
+            reader.example(example, &mut groups)?;
+        }
+        let mut audit = reader.audit;
+        match reading.rows {
+            Rows::Labelled { with_mismatched } => {
+                audit.count_labels(&groups);
+                if with_mismatched {
+                    add_mismatched(&mut groups, reading.max_length)?;
+                }
+            }
+            Rows::PassFail => groups = comparisons(&groups, reading.seed)?,
+            Rows::Demonstrations | Rows::Pairs { .. } => {}
+        }
+        audit.kept = groups.len();
+        audit.measure(&groups);
+        ensure!(!groups.is_empty(), "no example of `{}` is left to train on: {}", dataset.source, audit.reasons());
+        Ok(Self { groups, audit })
+    }
+
+    /// Number of groups.
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Whether there is no group.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Groups as a batch, in the order named: what is learnt is unmasked.
+    pub fn batch(&self, chosen: &[usize]) -> Result<Batch> {
+        let rows: Vec<(usize, usize, &Row)> = (chosen.iter().enumerate())
+            .flat_map(|(place, &g)| self.groups[g].rows.iter().map(move |row| (place, g, row)))
+            .collect();
+        // The first token of a text follows nothing, so it cannot be learnt.
+        let starts: Vec<usize> =
+            rows.iter().map(|(.., r)| r.tokens.prompt_len().max(1).min(r.tokens.ids.len())).collect();
+        let masks: Vec<Vec<f64>> = (rows.iter().zip(&starts))
+            .map(|((.., r), &s)| r.tokens.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect())
+            .collect();
+        let mut batch = Batch::new(Table::ragged(&masks, 0.0), rows.iter().map(|r| r.0).collect())?;
+        for (i, &(_, g, row)) in rows.iter().enumerate() {
+            batch.tokens[i] = row.tokens.ids.clone();
+            batch.prompt_len[i] = starts[i];
+            batch.role[i] = row.role;
+            batch.pair[i] = Some(g);
+            if row.role == Role::Chosen {
+                batch.label[i] = self.groups[g].label;
+                batch.margin[i] = self.groups[g].margin;
+            }
+        }
+        Ok(batch)
+    }
+}
+
+struct Reader<'a> {
+    renderer: &'a Renderer,
+    reading: &'a Reading<'a>,
+    source: &'a str,
+    audit: Audit,
+}
+
+impl Reader<'_> {
+    fn example(&mut self, example: &Example, groups: &mut Vec<Group>) -> Result<()> {
+        let id = example.id();
+        let wrong = |needs: &str| -> anyhow::Error {
+            anyhow::anyhow!(
+                "row `{id}` of `{}` is of form `{}`: objective `{}` learns from {needs}",
+                self.source,
+                example.form(),
+                self.reading.objective
+            )
+        };
+        match (self.reading.rows, example) {
+            (_, Example::Preference { chosen, rejected, .. }) if chosen == rejected => {
+                self.audit.drop(id, Fault::Identical);
+                Ok(())
+            }
+            (Rows::Demonstrations, Example::Preference { .. } | Example::Prompt(_)) => {
+                Err(wrong("completions: fields `prompt` and `completion`, `messages` or `text`"))
+            }
+            (Rows::Demonstrations, _) => {
+                if let Some(tokens) = self.row(example, id)? {
+                    groups.push(alone(id, tokens, Role::Demonstration));
+                }
+                Ok(())
+            }
+            (Rows::Pairs { with_prompt }, Example::Preference { problem, .. }) => {
+                let (label, margin) = self.label_and_margin(id, &problem.meta)?;
+                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
+                if label == Some(0.5) {
+                    self.audit.tied += 1;
+                }
+                let prompt = with_prompt.then(|| prompt_row(&chosen));
+                let mut rows =
+                    vec![Row { tokens: chosen, role: Role::Chosen }, Row { tokens: rejected, role: Role::Rejected }];
+                rows.extend(prompt.flatten());
+                groups.push(Group { id: id.to_owned(), rows, label, margin });
+                Ok(())
+            }
+            (Rows::Pairs { .. }, _) => Err(wrong("pairs: fields `prompt`, `chosen` and `rejected`")),
+            (Rows::Labelled { .. } | Rows::PassFail, Example::Preference { .. }) => {
+                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
+                groups.push(alone(id, chosen, Role::Desirable));
+                groups.push(alone(id, rejected, Role::Undesirable));
+                Ok(())
+            }
+            (Rows::Labelled { .. } | Rows::PassFail, Example::Completion { problem, .. }) => {
+                let is_good = self.mark(id, &problem.meta)?;
+                if let Some(tokens) = self.row(example, id)? {
+                    if is_empty(&tokens) {
+                        self.audit.drop(id, Fault::Empty);
+                        return Ok(());
+                    }
+                    groups.push(alone(id, tokens, if is_good { Role::Desirable } else { Role::Undesirable }));
+                }
+                Ok(())
+            }
+            (Rows::Labelled { .. } | Rows::PassFail, _) => {
+                Err(wrong("marked answers: fields `prompt`, `completion` and `label`, or pairs"))
+            }
+        }
+    }
+
+    /// The tokens of a row, cut or left out where it is too long or empty.
+    fn row(&mut self, example: &Example, id: &str) -> Result<Option<Tokens>> {
+        match self.renderer.example(example)? {
+            Tokenised::Row(tokens) => Ok(self.fitted(tokens, id)),
+            _ => bail!("row `{id}` of `{}` has nothing to learn", self.source),
+        }
+    }
+
+    fn pair(&mut self, example: &Example, id: &str) -> Result<Option<(Tokens, Tokens)>> {
+        let Tokenised::Pair { chosen, rejected } = self.renderer.example(example)? else {
+            bail!("row `{id}` of `{}` is no pair", self.source);
+        };
+        if is_empty(&chosen) || is_empty(&rejected) {
+            self.audit.drop(id, Fault::Empty);
+            return Ok(None);
+        }
+        let Some(chosen) = self.fitted(chosen, id) else { return Ok(None) };
+        let Some(rejected) = self.fitted(rejected, id) else { return Ok(None) };
+        if chosen.ids == rejected.ids {
+            self.audit.drop(id, Fault::Identical);
+            return Ok(None);
+        }
+        Ok(Some((chosen, rejected)))
+    }
+
+    /// The row within the length limit; `None` where its prompt alone reaches it, or cutting is off.
+    fn fitted(&mut self, mut tokens: Tokens, id: &str) -> Option<Tokens> {
+        let limit = self.reading.max_length;
+        if tokens.ids.len() <= limit {
+            return Some(tokens);
+        }
+        if tokens.prompt_len() >= limit || !self.reading.cuts {
+            let fault = if self.reading.cuts { Fault::PromptTooLong } else { Fault::TooLong };
+            self.audit.drop(id, fault);
+            return None;
+        }
+        self.audit.cut += 1;
+        tokens.truncate(limit);
+        Some(tokens)
+    }
+
+    /// Whether an answer is marked as good: true or false, 1 or 0.
+    fn mark(&self, id: &str, meta: &Map<String, Json>) -> Result<bool> {
+        let name = self.reading.columns.label.as_deref().unwrap_or("label");
+        match field(meta, name) {
+            Some(Json::Bool(mark)) => Ok(*mark),
+            Some(Json::Number(n)) if n.as_f64() == Some(0.0) || n.as_f64() == Some(1.0) => Ok(n.as_f64() == Some(1.0)),
+            Some(other) => bail!(
+                "row `{id}` of `{}`: `{name}` = {other} marks no answer: it is true or false, 1 or 0",
+                self.source
+            ),
+            None => bail!(
+                "row `{id}` of `{}` has no field `{name}`: say whether the answer is good, or name the field in `data.columns.label`",
+                self.source
+            ),
+        }
+    }
+
+    fn label_and_margin(&self, id: &str, meta: &Map<String, Json>) -> Result<(Option<f64>, Option<f64>)> {
+        let number = |name: &str, is_named: bool| match field(meta, name) {
+            None | Some(Json::Null) if !is_named => Ok(None),
+            Some(value) => match value.as_f64() {
+                Some(number) => Ok(Some(number)),
+                None => bail!("row `{id}` of `{}`: `{name}` = {value} is not a number", self.source),
+            },
+            None => bail!("row `{id}` of `{}` has no field `{name}`", self.source),
+        };
+        let of = |named: &Option<String>, usual: &str| number(named.as_deref().unwrap_or(usual), named.is_some());
+        let label = of(&self.reading.columns.label, "label")?;
+        if let Some(label) = label.filter(|l| !(0.0..=1.0).contains(l)) {
+            bail!("row `{id}` of `{}`: the label {label} is not a share of raters from 0 to 1", self.source);
+        }
+        Ok((label, of(&self.reading.columns.margin, "margin")?))
+    }
+}
+
+/// Whether an answer is nothing but its end: it would teach when to stop, and no more.
+fn is_empty(answer: &Tokens) -> bool {
+    answer.ids.len() <= answer.prompt_len() + 1
+}
+
+fn field<'a>(meta: &'a Map<String, Json>, path: &str) -> Option<&'a Json> {
+    let mut parts = path.split('.');
+    let first = meta.get(parts.next()?)?;
+    parts.try_fold(first, |value, key| value.get(key))
+}
+
+fn alone(id: &str, tokens: Tokens, role: Role) -> Group {
+    Group { id: id.to_owned(), rows: vec![Row { tokens, role }], label: None, margin: None }
+}
+
+/// The prompt of an answer, all of it but the first token to be learnt; `None` for a prompt of one token.
+fn prompt_row(answer: &Tokens) -> Option<Row> {
+    let ids = answer.ids[..answer.prompt_len()].to_vec();
+    let mut learnt = vec![true; ids.len()];
+    *learnt.first_mut()? = false;
+    (ids.len() > 1).then_some(Row { tokens: Tokens { ids, learnt }, role: Role::Prompt })
+}
+
+/// Puts to each answer's prompt the answer of the nearest row before it (around the end) with another prompt.
+fn add_mismatched(groups: &mut [Group], max_length: usize) -> Result<()> {
+    let n = groups.len();
+    let prompts: Vec<Vec<u32>> = groups.iter().map(|g| prompt_of(&g.rows[0].tokens).to_vec()).collect();
+    let answers: Vec<Vec<u32>> =
+        groups.iter().map(|g| g.rows[0].tokens.ids[g.rows[0].tokens.prompt_len()..].to_vec()).collect();
+    for i in 0..n {
+        let other = (1..n).map(|back| (i + n - back) % n).find(|&j| prompts[j] != prompts[i]);
+        let other = other.context(
+            "every answer has the same prompt: `kto` needs answers to other prompts, or `loss = \"apo_zero_unpaired\"`",
+        )?;
+        let mut ids = prompts[i].clone();
+        ids.extend(&answers[other]);
+        ids.truncate(max_length);
+        let learnt = (0..ids.len()).map(|at| at >= prompts[i].len()).collect();
+        groups[i].rows.push(Row { tokens: Tokens { ids, learnt }, role: Role::Mismatched });
+    }
+    Ok(())
+}
+
+fn prompt_of(tokens: &Tokens) -> &[u32] {
+    &tokens.ids[..tokens.prompt_len()]
+}
+
+/// Pairs across prompts: every passing answer once against a failing one and once against another passing
+/// one, drawn by the seed. Two failing answers are never compared.
+fn comparisons(answers: &[Group], seed: u64) -> Result<Vec<Group>> {
+    let of = |role: Role| -> Vec<usize> { (0..answers.len()).filter(|&i| answers[i].rows[0].role == role).collect() };
+    let (good, bad) = (of(Role::Desirable), of(Role::Undesirable));
+    ensure!(
+        !good.is_empty() && !bad.is_empty(),
+        "comparisons need answers of both kinds: {} are marked as good, {} as bad",
+        good.len(),
+        bad.len()
+    );
+    let mut rng = Rng::keyed(&[seed, 0x71e]);
+    let join = |a: usize, b: usize| Group {
+        id: format!("{} / {}", answers[a].id, answers[b].id),
+        rows: vec![answers[a].rows[0].clone(), answers[b].rows[0].clone()],
+        label: None,
+        margin: None,
+    };
+    let mut groups = Vec::new();
+    for (place, &a) in good.iter().enumerate() {
+        groups.push(join(a, bad[rng.below(bad.len() as u64) as usize]));
+        if good.len() > 1 {
+            let other = (place + 1 + rng.below(good.len() as u64 - 1) as usize) % good.len();
+            groups.push(join(a, good[other]));
+        }
+    }
+    Ok(groups)
+}
+
+#[cfg(test)]
+#[path = "examples_tests.rs"]
+mod tests;

@@ -1,0 +1,118 @@
+//! Forms of data, faults, and batches, on the quickstart's tokenizer.
+
+use std::path::Path;
+
+use super::*;
+use crate::data::{DataConfig, Split};
+use crate::hub::Hub;
+use crate::model::tokenizer::Tokenizer;
+
+const PAIRS: Rows = Rows::Pairs { with_prompt: false };
+
+/// The examples of JSON lines, or why they are refused.
+fn read(lines: &[&str], rows: Rows, max_length: usize, cuts: bool) -> Result<Examples> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let config = DataConfig { train: Some(path.display().to_string()), ..DataConfig::default() };
+    let dataset = crate::data::load(&config, &Hub::from_env(), Split::Train)?;
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart");
+    let renderer = Renderer::new(&config, Tokenizer::from_folder(&model)?, None, Map::new(), None);
+    let reading = Reading { rows, max_length, cuts, columns: &config.columns, seed: 0, objective: "test" };
+    Examples::read(&dataset, &renderer, &reading)
+}
+
+fn refused(lines: &[&str], rows: Rows) -> String {
+    format!("{:#}", read(lines, rows, 100, true).expect_err("refused"))
+}
+
+const GOOD: &str = r#"{"id": "good", "prompt": "1+2=", "chosen": "3", "rejected": "45"}"#;
+
+#[test]
+fn faults_are_counted_named_and_left_out() {
+    let rows = [
+        GOOD,
+        r#"{"id": "same", "prompt": "1+3=", "chosen": "4", "rejected": "4"}"#,
+        r#"{"id": "empty", "prompt": "1+4=", "chosen": "5", "rejected": ""}"#,
+        r#"{"id": "long", "prompt": "1+2+3+4+5+6+7+8=", "chosen": "36", "rejected": "35"}"#,
+        r#"{"id": "cut", "prompt": "1+5=", "chosen": "1+5=6;6", "rejected": "7"}"#,
+        r#"{"id": "cut to the same", "prompt": "1+5=", "chosen": "1+5=61", "rejected": "1+5=62"}"#,
+        r#"{"id": "tied", "prompt": "1+6=", "chosen": "7", "rejected": "8", "label": 0.5, "margin": 2}"#,
+    ];
+    let found = read(&rows, PAIRS, 9, true).unwrap();
+    let ids: Vec<&str> = found.groups.iter().map(|g| g.id.as_str()).collect();
+    assert_eq!(ids, ["good", "cut", "tied"]);
+    let audit = &found.audit;
+    assert_eq!((audit.read, audit.kept, audit.tied, audit.cut), (7, 3, 1, 3));
+    assert_eq!(audit.names[&Fault::Identical], ["same", "cut to the same"]);
+    assert_eq!(audit.names[&Fault::Empty], ["empty"]);
+    assert_eq!(audit.names[&Fault::PromptTooLong], ["long"]);
+    assert!(audit.lines().iter().any(|l| l.contains("`empty`")), "{:?}", audit.lines());
+    assert_eq!((found.groups[2].label, found.groups[2].margin), (Some(0.5), Some(2.0)));
+    // Where nothing may be cut, the long ones are left out instead.
+    let whole = read(&rows, PAIRS, 9, false).unwrap();
+    assert_eq!(whole.audit.dropped[&Fault::TooLong], 3);
+    assert_eq!(whole.audit.cut, 0);
+}
+
+#[test]
+fn batches_alternate_sides_with_masks_after_the_prompt() {
+    let second = r#"{"prompt": "7+1=", "chosen": "8", "rejected": "9", "label": 0.75}"#;
+    let examples = read(&[GOOD, second], PAIRS, 100, true).unwrap();
+    let batch = examples.batch(&[1, 0]).unwrap();
+    assert_eq!(batch.role, [Role::Chosen, Role::Rejected, Role::Chosen, Role::Rejected]);
+    assert_eq!((batch.group.as_slice(), batch.pair[0], batch.pair[2]), ([0, 0, 1, 1].as_slice(), Some(1), Some(0)));
+    assert_eq!((batch.label[0], batch.label[2]), (Some(0.75), None));
+    assert_eq!(batch.tokens[2][..batch.prompt_len[2]], batch.tokens[3][..batch.prompt_len[3]]);
+    assert_eq!(batch.row_tokens(3), (batch.tokens[3].len() - batch.prompt_len[3]) as f64, "the end is learnt");
+    let with_prompt = read(&[GOOD], Rows::Pairs { with_prompt: true }, 100, true).unwrap().batch(&[0]).unwrap();
+    assert_eq!(with_prompt.role[2], Role::Prompt);
+    assert_eq!(with_prompt.row_tokens(2), (with_prompt.prompt_len[0] - 1) as f64);
+}
+
+#[test]
+fn marked_answers_come_from_labels_or_from_pairs() {
+    let rows = [
+        r#"{"prompt": "1+2=", "completion": "3", "label": true}"#,
+        r#"{"prompt": "4+4=", "completion": "9", "label": 0}"#,
+        GOOD,
+    ];
+    let labelled = Rows::Labelled { with_mismatched: true };
+    let found = read(&rows, labelled, 100, true).unwrap();
+    assert_eq!((found.audit.desirable, found.audit.undesirable), (2, 2));
+    let batch = found.batch(&[0, 1]).unwrap();
+    assert_eq!(batch.role, [Role::Desirable, Role::Mismatched, Role::Undesirable, Role::Mismatched]);
+    // The first prompt meets the answer of the last row with another prompt, around the end.
+    let answer = |row: usize| batch.tokens[row][batch.prompt_len[row]..].to_vec();
+    assert_eq!(answer(1), answer(2));
+    assert_eq!(answer(3), answer(0));
+    assert!(refused(&[r#"{"prompt": "1", "completion": "3", "label": "yes"}"#], labelled).contains("marks no answer"));
+    assert!(refused(&[r#"{"prompt": "1", "completion": "3"}"#], labelled).contains("no field `label`"));
+    assert!(refused(&[GOOD], labelled).contains("same prompt"));
+}
+
+#[test]
+fn comparisons_join_passing_answers_with_failing_and_passing_ones() {
+    let rows = [
+        r#"{"prompt": "1+2=", "completion": "3", "label": true}"#,
+        r#"{"prompt": "4+4=", "completion": "8", "label": true}"#,
+        r#"{"prompt": "4+5=", "completion": "8", "label": false}"#,
+    ];
+    let found = read(&rows, Rows::PassFail, 100, false).unwrap();
+    assert_eq!(found.len(), 4);
+    for group in &found.groups {
+        assert_eq!(group.rows[0].role, Role::Desirable, "a comparison begins with a passing answer");
+        assert_ne!(group.rows[0].tokens, group.rows[1].tokens);
+    }
+    assert!(refused(&rows[..2], Rows::PassFail).contains("both kinds"));
+}
+
+#[test]
+fn what_cannot_be_learnt_from_is_refused_by_name() {
+    let label = r#"{"id": "far", "prompt": "1+2=", "chosen": "3", "rejected": "4", "label": 1.5}"#;
+    assert!(refused(&[label], PAIRS).contains("row `far`"));
+    assert!(refused(&[r#"{"prompt": "1+2=", "completion": "3"}"#], PAIRS).contains("learns from pairs"));
+    assert!(refused(&[GOOD], Rows::Demonstrations).contains("learns from completions"));
+    let same = r#"{"prompt": "1+3=", "chosen": "4", "rejected": "4"}"#;
+    assert!(refused(&[same], PAIRS).contains("1 have equal answers"));
+}
