@@ -15,7 +15,7 @@ use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 use super::load::{Finding, nearest};
 use candlewick_algorithms::prompts::PromptsConfig;
 
-use super::{BudgetWord, Config, EvalBudget, Kind, ObjectiveConfig, TrainConfig, values};
+use super::{BudgetWord, Config, EvalBudget, Kind, TrainConfig, values};
 
 /// The stages of a config, built.
 struct Stages {
