@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use candlewick::config::{Device, Dtype, EvalConfig, ModelConfig};
+use candlewick::config::{Device, DiscreteConfig, Dtype, EvalConfig, ModelConfig};
 
 /// Test a checkpoint on benchmarks, with intervals that say how sure the figures are.
 ///
@@ -40,10 +40,13 @@ pub(crate) struct Arguments {
     /// Folder for the report.
     #[arg(long, default_value = "report")]
     output: PathBuf,
+    #[command(flatten)]
+    soft: super::soft::Arguments,
 }
 
 /// Runs the tests and writes the report.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let tokens = DiscreteConfig { temperature: arguments.temperature, ..DiscreteConfig::default() };
     let eval = EvalConfig {
         benchmarks: arguments.benchmarks.clone(),
         every: 0,
@@ -51,6 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         samples: arguments.samples,
         temperature: arguments.temperature,
         limit: Some(arguments.limit),
+        soft: arguments.soft.config(&tokens)?,
     };
     let model = ModelConfig {
         revision: arguments.revision.clone(),

@@ -9,6 +9,7 @@ pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod schema;
+mod soft;
 mod table;
 pub(crate) mod train;
 

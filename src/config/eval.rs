@@ -1,5 +1,6 @@
 //! Section `eval`: what the model is tested on, and when.
 
+use super::SoftConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +23,12 @@ pub struct EvalConfig {
     /// Most tokens of a completion; absent takes the largest budget of training, or 512.
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
+    /// Soft thinking while testing, any mode; absent = as [rollout.soft] has it at `temperature`, or none.
+    pub soft: Option<SoftConfig>,
 }
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { benchmarks: Vec::new(), every: 0, problems: None, samples: 1, temperature: 0.0, limit: None }
+        Self { benchmarks: Vec::new(), every: 0, problems: None, samples: 1, temperature: 0.0, limit: None, soft: None }
     }
 }

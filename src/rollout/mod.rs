@@ -7,6 +7,7 @@
 
 mod decode;
 pub mod sample;
+pub mod soft;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -16,12 +17,15 @@ use anyhow::{Result, ensure};
 use candle_core::DType;
 use candlewick_algorithms::batch::Finish;
 use candlewick_algorithms::rng::Rng;
+use candlewick_algorithms::row::Real;
+use candlewick_algorithms::row::soft::SoftSteps;
 use rayon::prelude::*;
 
 use crate::model::decoder::Decoder;
 use crate::model::ops::Float;
 use crate::model::tokenizer::Tokenizer;
 pub use sample::Sampling;
+pub use soft::Thinking;
 
 /// One prompt and how many completions it should get.
 #[derive(Debug, Clone)]
@@ -45,12 +49,15 @@ pub struct Completion {
     pub sample: u64,
     /// New tokens, up to and including the first end-of-sequence token.
     pub tokens: Vec<u32>,
-    /// Log-prob of each token under the full softmax at the sampling temperature: what training computes.
+    /// Log-prob of each token under the full softmax at the sampling temperature, or log-density of a soft
+    /// step that has one: what training computes.
     pub logp: Vec<f64>,
     /// Log-prob of each token under the truncated distribution it was drawn from.
     pub drawn_logp: Vec<f64>,
     /// Entropy in nats of the full softmax at the sampling temperature.
     pub entropy: Vec<f64>,
+    /// The soft steps at its head, where they have a density.
+    pub soft: SoftSteps,
     /// How it ended.
     pub finish: Finish,
 }
@@ -58,8 +65,10 @@ pub struct Completion {
 /// What is common to all requests of a call.
 #[derive(Clone)]
 pub struct Settings {
-    /// How tokens are drawn.
+    /// How tokens are drawn; with soft thinking, those of the answer.
     pub sampling: Sampling,
+    /// Soft thinking before the answer; `None` = tokens from the start.
+    pub thinking: Option<Thinking>,
     /// End-of-sequence ids; the first one drawn ends a completion and belongs to it.
     pub eos: Vec<u32>,
     /// Ends a completion whose tokens so far it says yes to; see [`stop_strings`].
@@ -117,6 +126,9 @@ pub fn generate(
     on_event: impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
     settings.sampling.validate()?;
+    if let Some(thinking) = &settings.thinking {
+        thinking.check(decoder.spec.vocab_size)?;
+    }
     ensure!(settings.max_rows > 0, "at least one row must be decoded at a time");
     for (i, request) in requests.iter().enumerate() {
         ensure!(!request.prompt.is_empty(), "prompt {i} is empty: a completion needs at least one token to follow");
@@ -146,6 +158,7 @@ struct Row<F> {
     cache: decode::RowCache<F>,
     cap: usize,
     next: u32,
+    soft: soft::State,
 }
 
 struct Run<'a, F> {
@@ -158,7 +171,7 @@ struct Run<'a, F> {
     done: Vec<Completion>,
 }
 
-impl<'a, F: Float> Run<'a, F> {
+impl<'a, F: Float + Real> Run<'a, F> {
     fn new(decoder: &'a Decoder, requests: &'a [Request], settings: &'a Settings) -> Result<Self> {
         let waiting = requests.iter().enumerate().flat_map(|(i, r)| r.samples.clone().map(move |s| (i, s))).collect();
         let engine = decode::Engine::new(decoder, settings.has_adapter)?;
@@ -211,6 +224,7 @@ impl<'a, F: Float> Run<'a, F> {
                     logp: Vec::new(),
                     drawn_logp: Vec::new(),
                     entropy: Vec::new(),
+                    soft: SoftSteps::default(),
                     finish: Finish::Length,
                 },
                 rng: Rng::keyed(&key),
@@ -218,6 +232,7 @@ impl<'a, F: Float> Run<'a, F> {
                 prompt,
                 cap: request.cap.min(room),
                 next: 0,
+                soft: soft::State::default(),
             };
             if row.cap == 0 {
                 self.done.push(row.completion);
@@ -240,7 +255,12 @@ impl<'a, F: Float> Run<'a, F> {
         let mut inputs: Vec<_> = self
             .rows
             .iter_mut()
-            .map(|row| decode::Input { token: row.next, prompt: &row.prompt, cache: &mut row.cache })
+            .map(|row| decode::Input {
+                token: row.next,
+                mixture: row.soft.mixture.as_ref(),
+                prompt: &row.prompt,
+                cache: &mut row.cache,
+            })
             .collect();
         let mut logits = self.engine.step(&mut inputs)?; // [R,V]
         let v = logits.len() / self.rows.len();
@@ -255,12 +275,14 @@ impl<'a, F: Float> Run<'a, F> {
         while i < self.rows.len() {
             let completion = &self.rows[i].completion;
             let is_eos = completion.tokens.last().is_some_and(|t| self.settings.eos.contains(t));
-            let is_stopped = !is_eos && self.settings.stop.as_ref().is_some_and(|stop| stop(&completion.tokens));
+            let is_stopped = self.rows[i].soft.is_aborted
+                || !is_eos && self.settings.stop.as_ref().is_some_and(|stop| stop(&completion.tokens));
             if !is_eos && !is_stopped && completion.tokens.len() < self.rows[i].cap {
                 i += 1;
                 continue;
             }
-            let mut completion = self.rows.remove(i).completion;
+            let Row { mut completion, soft, .. } = self.rows.remove(i);
+            completion.soft = soft.steps;
             completion.finish = match (is_eos, is_stopped) {
                 (true, _) => Finish::Eos,
                 (_, true) => Finish::Stop,
@@ -273,8 +295,19 @@ impl<'a, F: Float> Run<'a, F> {
     }
 }
 
-fn draw<F: Float>(row: &mut Row<F>, logits: &mut [F], settings: &Settings) {
-    let draw = settings.sampling.draw(logits, &mut row.rng);
+fn draw<F: Float + Real>(row: &mut Row<F>, logits: &mut [F], settings: &Settings) {
+    let draw = match &settings.thinking {
+        Some(thinking) if row.soft.is_thinking() => {
+            row.soft.think(thinking, &settings.sampling, logits, &mut row.rng)
+        }
+        thinking => {
+            let draw = settings.sampling.draw(logits, &mut row.rng);
+            if let Some(thinking) = thinking {
+                row.soft.answer(&thinking.rule, &draw);
+            }
+            draw
+        }
+    };
     row.completion.tokens.push(draw.token);
     row.completion.logp.push(draw.logp);
     row.completion.drawn_logp.push(draw.drawn_logp);

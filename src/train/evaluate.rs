@@ -241,7 +241,11 @@ impl Exam {
             })
             .collect();
         let settings = rollout::Settings {
-            sampling: Sampling { temperature: eval.temperature, ..Sampling::default() },
+            sampling: match &eval.soft {
+                Some(soft) => Sampling::from(&soft.answer),
+                None => Sampling { temperature: eval.temperature, ..Sampling::default() },
+            },
+            thinking: rollout::soft::thinking(eval.soft.as_ref(), policy.tokenizer())?,
             eos: policy.tokenizer().eos().to_vec(),
             stop: rollout::stop_strings(policy.tokenizer(), &self.stop),
             key: vec![seed, 0xe7a1],
@@ -312,7 +316,7 @@ impl Examiner {
         Ok(Self {
             exams: exams(policy, &config.eval, &config.data)?,
             cap: config.eval.limit.or(budget).unwrap_or(512),
-            eval: config.eval.clone(),
+            eval: EvalConfig { soft: config.eval.soft.clone().or_else(|| trained_soft(config)), ..config.eval.clone() },
             seed: config.run.seed,
             reward: config.reward.as_ref().and_then(|r| r.math.clone()),
         })
@@ -337,6 +341,14 @@ impl Examiner {
             })
             .collect()
     }
+}
+
+/// Soft thinking as the run samples, at the temperature of evaluation: 0 is greedy in both phases.
+fn trained_soft(config: &Config) -> Option<crate::config::SoftConfig> {
+    let mut soft = config.rollout.as_ref()?.soft()?.clone();
+    soft.temperature = config.eval.temperature;
+    soft.answer.temperature = config.eval.temperature;
+    Some(soft)
 }
 
 /// Mean accuracy over exams.

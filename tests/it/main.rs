@@ -8,5 +8,7 @@ mod engine;
 mod explain;
 mod families;
 mod program;
+mod soft;
+mod soft_training;
 mod training;
 mod usage;

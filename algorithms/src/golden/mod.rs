@@ -3,8 +3,14 @@
 //! What kind of case it is follows from its keys; every key must be read or be on the contract's
 //! list of keys that record a peer's behaviour. Nothing is known by name.
 
+mod distillation;
 mod efficiency;
 mod grpo;
+mod leaves;
+mod resrl;
+mod soft_grpo;
+mod soft_thinking;
+mod tw_grpo;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

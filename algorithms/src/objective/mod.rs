@@ -4,12 +4,15 @@
 //! returns a scalar; the caller takes the gradient at the leaves and pulls it back through the
 //! model. Losses that couple every row of a batch are therefore exact whatever the micro-batch.
 
+pub mod distill;
 pub mod grpo;
 pub mod sft;
+pub mod soft_grpo;
 
 use candle_core::Tensor;
 
 use crate::registry::variants;
+use crate::row::divergence::Divergence;
 use crate::{Batch, Metrics, Needs, Result, State};
 
 variants! {
@@ -17,6 +20,8 @@ variants! {
     pub enum ObjectiveConfig for Objective {
         "grpo" => Grpo(grpo::Grpo),
         "sft" => Sft(sft::Sft),
+        "soft_grpo" => SoftGrpo(soft_grpo::SoftGrpo),
+        "distill" => Distill(distill::Distill),
     }
     default Grpo
 }
@@ -74,6 +79,26 @@ pub trait Objective: State + Send {
     /// not be run through the model.
     fn rests_without_advantage(&self) -> bool {
         false
+    }
+
+    /// Whether it learns from completions wherever they come from: given ones, or, with a [rollout] section, sampled ones.
+    fn takes_any_source(&self) -> bool {
+        false
+    }
+
+    /// Why soft steps cannot be learned from; `None` if their density serves as a log-prob.
+    fn refuses_soft_steps(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Why it has nothing to do without soft steps.
+    fn refuses_discrete_steps(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The divergence that its `divergence` leaf is.
+    fn divergence(&self) -> Option<Divergence> {
+        None
     }
 
     /// What works but is seldom meant, a line each, to be shown when the config is checked.

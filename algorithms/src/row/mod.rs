@@ -3,7 +3,10 @@
 //! The model's head computes logits in chunks of rows and hands each row to a [`RowFunction`],
 //! so that [N,T,V] never exists. The policy, old and reference passes use the same function.
 
+pub mod divergence;
+pub mod group;
 pub mod simd;
+pub mod soft;
 pub mod token;
 
 /// The float type of a row of logits: f32 in runs, f64 in tests.
