@@ -17,7 +17,6 @@ use anyhow::{Result, ensure};
 use candle_core::DType;
 use candlewick_algorithms::batch::Finish;
 use candlewick_algorithms::rng::Rng;
-use candlewick_algorithms::row::Real;
 use candlewick_algorithms::row::soft::SoftSteps;
 use rayon::prelude::*;
 
@@ -171,7 +170,7 @@ struct Run<'a, F> {
     done: Vec<Completion>,
 }
 
-impl<'a, F: Float + Real> Run<'a, F> {
+impl<'a, F: Float> Run<'a, F> {
     fn new(decoder: &'a Decoder, requests: &'a [Request], settings: &'a Settings) -> Result<Self> {
         let waiting = requests.iter().enumerate().flat_map(|(i, r)| r.samples.clone().map(move |s| (i, s))).collect();
         let engine = decode::Engine::new(decoder, settings.has_adapter)?;
@@ -295,7 +294,7 @@ impl<'a, F: Float + Real> Run<'a, F> {
     }
 }
 
-fn draw<F: Float + Real>(row: &mut Row<F>, logits: &mut [F], settings: &Settings) {
+fn draw<F: Float>(row: &mut Row<F>, logits: &mut [F], settings: &Settings) {
     let draw = match &settings.thinking {
         Some(thinking) if row.soft.is_thinking() => {
             row.soft.think(thinking, &settings.sampling, logits, &mut row.rng)

@@ -5,7 +5,7 @@ use candlewick_algorithms::row::soft::mix::{Mixture, Mode, Noise, Truncation};
 use candlewick_algorithms::row::soft::phase::{Phase, Rule};
 use candlewick_algorithms::row::soft::{Density, SoftSteps, weights};
 use candlewick_algorithms::row::token::TokenLogp;
-use candlewick_algorithms::row::{Real, RowFunction};
+use candlewick_algorithms::row::RowFunction;
 
 use super::sample::{Draw, Sampling};
 use crate::config::SoftConfig;
@@ -112,7 +112,7 @@ impl State {
     ///
     /// The log-prob is the step's log-density; where it has none, that of the visible token under the
     /// whole softmax. The marker's step is discrete: its log-prob is at the answer's temperature.
-    pub(super) fn think<F: Float + Real>(
+    pub(super) fn think<F: Float>(
         &mut self,
         thinking: &Thinking,
         answer: &Sampling,
@@ -143,7 +143,7 @@ impl State {
 
     /// Keeps a step's slots; returns its log-density. The mixture gets the weights that the stored scores
     /// give, since training rebuilds its inputs from those.
-    fn record<F: Float + Real>(&mut self, density: &Density, logits: &[F], mixture: &mut Mixture, tau: f64) -> f64 {
+    fn record<F: Float>(&mut self, density: &Density, logits: &[F], mixture: &mut Mixture, tau: f64) -> f64 {
         let active = density.active_bits(logits, &mixture.ids);
         self.steps.push(&mixture.ids, mixture.scores.iter().map(|&s| s as f32), active);
         let step = self.steps.step(self.steps.len() - 1).expect("just pushed");

@@ -696,7 +696,7 @@ impl<'a> Run<'a> {
 /// table apart from the head where inputs are fixed.
 pub(super) fn check_every_parameter(policy: &Policy, grads: &Grads, has_fixed_inputs: bool) -> Result<()> {
     let mut missing = grads.untouched(&policy.decoder.params)?;
-    missing.retain(|name| !(has_fixed_inputs && name == "model.embed_tokens.weight"));
+    missing.retain(|name| !(has_fixed_inputs && *name == "model.embed_tokens.weight"));
     // B starts at zero, so A has no gradient in the very first step.
     missing.retain(|name| !name.contains(".lora_A."));
     ensure!(missing.is_empty(), "no gradient reaches {} trainable tensors, `{}` first", missing.len(), missing[0]);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candlewick_algorithms::row::soft::SoftLogp;
 use candlewick_algorithms::row::token::TokenLogp;
-use candlewick_algorithms::row::{Real, group};
+use candlewick_algorithms::row::group;
 use candlewick_algorithms::{Batch, Needs, Table};
 use rayon::prelude::*;
 
@@ -292,7 +292,7 @@ impl Policy {
         // A row without tokens is in no micro-batch.
         let whole = |states: Vec<Option<Tensor>>, dtype: DType| -> Result<Vec<Tensor>> {
             let width = decoder.spec.hidden_size;
-            let empty = || Ok(Tensor::zeros((0, width), dtype, &Device::Cpu)?);
+            let empty = || -> Result<Tensor> { Ok(Tensor::zeros((0, width), dtype, &Device::Cpu)?) };
             states.into_iter().map(|s| s.map_or_else(empty, Ok)).collect()
         };
         columns.hidden = needs.hidden.map(|_| whole(hidden, DType::F32)).transpose()?;
@@ -385,7 +385,7 @@ struct Columns {
 
 /// The divergence at each position, from rows of logits [R,V] and, position by position, the row of each
 /// of the group's completions.
-fn apart<F: Float + Real>(
+fn apart<F: Float>(
     logits: &Tensor,
     cells: &[(usize, Option<usize>)],
     size: usize,

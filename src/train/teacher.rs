@@ -79,7 +79,7 @@ fn named(decoder: &Decoder, states: &Tensor, k: usize, key: Option<&Vec<u32>>) -
     Ok(Distributions::Sparse { k, ids, logp })
 }
 
-fn name_rows<F: Float + Real>(
+fn name_rows<F: Float>(
     logits: &Tensor,
     first: usize,
     k: usize,
@@ -104,7 +104,7 @@ fn name_rows<F: Float + Real>(
         targets.sort_unstable_by(f64::total_cmp);
         let (mut sum, mut next) = (0.0, 0);
         for (id, z) in row.iter().enumerate() {
-            let l = z.to_f64() - lse;
+            let l = z.wide() - lse;
             sum += l.exp();
             let is_last = id + 1 == v;
             while next < k && (targets[next] < sum || is_last) {

@@ -80,7 +80,7 @@ fn step(case: &Case) {
     }
     check("ids", &wide(&mixture.ids));
     check("weights", &mixture.weights);
-    check("token_id", &[f64::from(mixture.ids[0])].map(|id| id));
+    assert_eq!(f64::from(mixture.ids[0]), number(case.expected.get("token_id")), "{}: token", case.path);
     let embeddings = rows(case.inputs.get("embeddings"));
     check("mixed_embedding", &mixed(&embeddings, &mixture.ids, &mixture.weights));
 }

@@ -1,5 +1,6 @@
 //! `credit.resrl`: tokens of wrong completions are pushed down as far as they differ from right ones.
 
+mod jacobi;
 pub mod subspace;
 
 #[cfg(test)]
@@ -331,7 +332,7 @@ fn report(group: &Group, rank: usize, metrics: &mut Metrics) {
         ("energy", fit.subspace.energy),
         ("residual_positive", fit.fitted_residual),
         ("residual_negative", negative),
-        ("residual_ratio", negative / fit.fitted_residual.max(f64::MIN_POSITIVE)),
+        ("residual_ratio", negative / fit.fitted_residual.max(1e-12)),
         ("low", fit.low),
         ("high", fit.high),
     ] {

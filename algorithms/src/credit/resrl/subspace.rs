@@ -1,15 +1,15 @@
 //! The low-rank subspace of the right completions' hidden states, and what of a state lies outside it.
 
 use candle_core::{DType, Device, Tensor};
-use faer::{Mat, MatRef};
 
+use super::jacobi::{self, Columns};
 use crate::rng::Rng;
 use crate::{Error, Result};
 
 /// Added to the variance of the layer norm.
 const NORM_EPS: f64 = 1e-5;
 /// Up to this many rows or columns the decomposition is exact, beyond it randomised.
-const EXACT_UP_TO: usize = 512;
+const EXACT_UP_TO: usize = 128;
 /// Directions of the randomised search beyond those wanted.
 const OVERSAMPLING: usize = 10;
 /// Power steps of the randomised search, with an orthonormal basis after every product.
@@ -41,7 +41,7 @@ pub fn layer_norm(states: &Tensor) -> Result<Tensor> {
 impl Subspace {
     /// The `rank` leading principal directions of rows [M,H] about their mean; M >= 1.
     ///
-    /// Exact (thin SVD in f64) while M or H is small, else randomised subspace iteration (Halko and
+    /// Exact (in f64) while M or H is small, else randomised subspace iteration (Halko and
     /// others, arXiv 0909.4061) whose tall products are in the rows' own type. Rows that are all the
     /// same give no direction.
     ///
@@ -57,15 +57,14 @@ impl Subspace {
             return Ok(Self { centre, directions, rank, singular_values: vec![0.0; m.min(h)], energy: 1.0 });
         }
         let (values, right) = match m.min(h) <= EXACT_UP_TO {
-            true => svd(matrix(&centred)?.as_ref())?,
+            true => exact(&centred)?,
             false => randomised(&centred, rank)?,
         };
         // A direction without length is any direction: it would take a random part out of the residual.
         let least = if rows.dtype() == DType::F64 { 1e-12 } else { 1e-6 };
         let kept = values.iter().take(rank).filter(|s| **s > least * values[0]).count();
         let energy = values[..kept].iter().map(|s| s * s).sum::<f64>() / total;
-        let flat: Vec<f64> = (0..kept).flat_map(|k| (0..h).map(move |j| (j, k))).map(|(j, k)| right[(j, k)]).collect();
-        let directions = Tensor::from_vec(flat, (kept, h), &Device::Cpu)?.to_dtype(rows.dtype())?;
+        let directions = tensor(&right[..kept], h)?.to_dtype(rows.dtype())?;
         Ok(Self { centre, directions, rank, singular_values: values, energy })
     }
 
@@ -90,44 +89,57 @@ fn squares(x: &Tensor) -> Result<f64> {
     Ok(row_squares(x)?.into_iter().sum())
 }
 
-fn matrix(x: &Tensor) -> Result<Mat<f64>> {
+/// The rows of x [N,d], each as a column of the transposed.
+fn rows_of(x: &Tensor) -> Result<Columns> {
+    Ok(x.to_dtype(DType::F64)?.to_vec2()?)
+}
+
+/// Rows [k,d] in f64.
+fn tensor(rows: &[Vec<f64>], d: usize) -> Result<Tensor> {
+    Ok(Tensor::from_vec(rows.concat(), (rows.len(), d), &Device::Cpu)?)
+}
+
+fn decompose(columns: Columns) -> Result<(Vec<f64>, Columns)> {
+    let failed = || Error::Tensor(candle_core::Error::Msg("the hidden states have no singular value decomposition".into()));
+    jacobi::svd(columns).ok_or_else(failed)
+}
+
+/// Singular values, falling, and right singular vectors of x [M,H], each [H].
+fn exact(x: &Tensor) -> Result<(Vec<f64>, Columns)> {
     let (m, h) = x.dims2()?;
-    let data: Vec<f64> = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
-    Ok(Mat::from_fn(m, h, |i, j| data[i * h + j]))
+    if m <= h {
+        // The rows are the columns of X^T, whose left singular vectors are the right ones of X.
+        return decompose(rows_of(x)?);
+    }
+    let (values, left) = decompose(rows_of(&x.t()?.contiguous()?)?)?; // left: [M] each
+    // v = X^T u / s
+    let turned = tensor(&left, m)?.matmul(&x.to_dtype(DType::F64)?)?; // [H,H], row i = s_i v_i
+    let mut right: Columns = turned.to_vec2()?;
+    for (v, s) in right.iter_mut().zip(&values).filter(|(_, s)| **s > 0.0) {
+        v.iter_mut().for_each(|v| *v /= s);
+    }
+    Ok((values, right))
 }
 
-fn tensor(x: MatRef<f64>, dtype: DType) -> Result<Tensor> {
-    let data: Vec<f64> = (0..x.nrows()).flat_map(|i| (0..x.ncols()).map(move |j| x[(i, j)])).collect();
-    Ok(Tensor::from_vec(data, (x.nrows(), x.ncols()), &Device::Cpu)?.to_dtype(dtype)?)
-}
-
-/// Singular values, falling, and right singular vectors, [H,min(M,H)].
-fn svd(x: MatRef<f64>) -> Result<(Vec<f64>, Mat<f64>)> {
-    let failed = |e| Error::Tensor(candle_core::Error::Msg(format!("the singular value decomposition failed: {e:?}")));
-    let svd = x.thin_svd().map_err(failed)?;
-    let values = svd.S().column_vector();
-    Ok(((0..values.nrows()).map(|i| values[i]).collect(), svd.V().to_owned()))
-}
-
-/// An orthonormal basis of the columns of x [N,l], in x's type.
+/// An orthonormal basis of the columns of x [N,l], as rows, [l,N], in x's type.
 fn basis(x: &Tensor) -> Result<Tensor> {
-    let q = matrix(x)?.qr().compute_thin_Q();
-    tensor(q.as_ref(), x.dtype())
+    let n = x.dim(0)?;
+    let rows = jacobi::orthonormal(rows_of(&x.t()?.contiguous()?)?);
+    Ok(tensor(&rows, n)?.to_dtype(x.dtype())?)
 }
 
-fn randomised(x: &Tensor, rank: usize) -> Result<(Vec<f64>, Mat<f64>)> {
+fn randomised(x: &Tensor, rank: usize) -> Result<(Vec<f64>, Columns)> {
     let (m, h) = x.dims2()?;
     let width = (rank + OVERSAMPLING).min(m).min(h);
     let mut rng = Rng::keyed(&[0x5b5b, m as u64, h as u64]);
     let start: Vec<f64> = (0..h * width).map(|_| rng.normal()).collect();
     let start = Tensor::from_vec(start, (h, width), &Device::Cpu)?.to_dtype(x.dtype())?;
-    let turned = x.t()?.contiguous()?; // [H,M]
-    let mut left = basis(&x.matmul(&start)?)?; // [M,l]
+    let mut left = basis(&x.matmul(&start)?)?; // [l,M]
     for _ in 0..POWER_STEPS {
-        let right = basis(&turned.matmul(&left)?)?; // [H,l]
-        left = basis(&x.matmul(&right)?)?;
+        let right = basis(&left.matmul(x)?.t()?.contiguous()?)?; // [l,H]
+        left = basis(&x.matmul(&right.t()?.contiguous()?)?)?;
     }
-    svd(matrix(&left.t()?.matmul(x)?)?.as_ref()) // of [l,H]
+    decompose(rows_of(&left.matmul(x)?)?) // of [l,H]
 }
 
 #[cfg(test)]
@@ -155,16 +167,16 @@ mod tests {
 
     #[test]
     fn the_randomised_search_finds_what_the_exact_one_does() {
-        let x = rows(700, 600, DType::F32);
+        let x = rows(300, 200, DType::F32);
         let found = Subspace::fit(&x, 8).unwrap();
         assert!(defect(&found.directions) < 1e-4, "{}", defect(&found.directions));
         let centred = x.broadcast_sub(&x.mean_keepdim(0).unwrap()).unwrap();
-        let (values, right) = svd(matrix(&centred).unwrap().as_ref()).unwrap();
+        let (values, right) = exact(&centred).unwrap();
         let energy = values[..8].iter().map(|s| s * s).sum::<f64>() / values.iter().map(|s| s * s).sum::<f64>();
         assert!(found.energy > 0.9999 * energy, "{} of {energy}", found.energy);
-        let exact = tensor(right.as_ref().subcols(0, 8).transpose(), DType::F32).unwrap();
-        let exact = Subspace { directions: exact, ..Subspace::fit(&x, 1).unwrap() };
-        let (a, b) = (found.residual(&x).unwrap(), exact.residual(&x).unwrap());
+        let directions = tensor(&right[..8], 200).unwrap().to_dtype(DType::F32).unwrap();
+        let whole = Subspace { directions, ..Subspace::fit(&x, 1).unwrap() };
+        let (a, b) = (found.residual(&x).unwrap(), whole.residual(&x).unwrap());
         let gap = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(gap < 1e-3 * b.iter().copied().fold(0.0, f64::max), "{gap}");
     }

@@ -279,7 +279,7 @@ mod tests {
         let floored = Noise { prob_eps: 1e-6, ..GUMBEL }.mix(&kept, &[0.0; 4]);
         assert_eq!((floored.ids.len(), floored.scores.len()), (4, 4));
         let vanilla = Noise { mode: Mode::Vanilla, ..GUMBEL };
-        assert_eq!(vanilla.mix(&kept, &[]), Mixture::one_hot(0).clone());
+        assert_eq!(vanilla.mix(&kept, &[]), Mixture::one_hot(0));
         let dirichlet = Noise { mode: Mode::Dirichlet, ..GUMBEL };
         assert_eq!(dirichlet.mix(&kept, &[0.0; 4]), Mixture::one_hot(0), "all draws underflowed");
     }

@@ -40,9 +40,6 @@ pub struct Step<'a, S = f32> {
 }
 
 impl<S: Real> SoftSteps<S> {
-    /// Most slots a step may have: one bit of `active` each.
-    pub const MOST_SLOTS: usize = 64;
-
     /// Number of soft steps; all later steps of the completion are discrete.
     pub fn len(&self) -> usize {
         self.active.len()
