@@ -159,7 +159,11 @@ fn soft_steps(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     };
     let Some(RolloutConfig::Soft(soft)) = &config.rollout else {
         if let Some(reason) = stages.objective.refuses_discrete_steps() {
-            refuse(&objective, format!("`{objective}` has no soft steps to learn from: {reason}"), "add [rollout.soft]");
+            refuse(
+                &objective,
+                format!("`{objective}` has no soft steps to learn from: {reason}"),
+                "add [rollout.soft]",
+            );
         }
         return;
     };
@@ -175,7 +179,8 @@ fn soft_steps(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let needs = &stages.needs;
     let reason = stages.objective.refuses_soft_steps().or({
         let needs_tokens = needs.entropy || needs.entropy_leaf || needs.group_divergence;
-        needs_tokens.then_some("entropies and divergences are of next-token distributions, which soft steps do not draw from")
+        needs_tokens
+            .then_some("entropies and divergences are of next-token distributions, which soft steps do not draw from")
     });
     if let Some(reason) = reason {
         let is_credit = stages.credit.as_ref().is_some_and(|c| c.needs().group_divergence);

@@ -179,9 +179,14 @@ fn soft_steps_fit_only_what_learns_from_their_density() {
     );
     assert!(soft("rollout.soft.mode=dirichlet").starts_with("Dirichlet mixtures are for"));
     assert!(soft("rollout.soft.prob_eps=0.0").starts_with("mixtures without a floor"));
-    assert!(soft("objective.grpo.entropy_coef=0.01").starts_with("`objective.grpo` cannot learn from soft steps: entropies"));
+    assert!(
+        soft("objective.grpo.entropy_coef=0.01")
+            .starts_with("`objective.grpo` cannot learn from soft steps: entropies")
+    );
     assert!(soft("credit.tw={}").starts_with("`credit.tw` cannot learn from soft steps"));
-    assert!(refused(ONLINE, &["objective.soft_grpo={ beta = 0.0 }"]).starts_with("`objective.soft_grpo` has no soft steps"));
+    assert!(
+        refused(ONLINE, &["objective.soft_grpo={ beta = 0.0 }"]).starts_with("`objective.soft_grpo` has no soft steps")
+    );
     let distill = without(ONLINE, "advantage.group");
     let sets = ["rollout.soft={}", "objective.distill={}", "model.reference={}"];
     assert!(refused(&distill, &sets).starts_with("`objective.distill` cannot learn from soft steps: it compares"));

@@ -67,7 +67,12 @@ fn rollout(config: &Config, values: &mut Values) {
             let rule = "its density divides by it: set it above 0";
             values.require("rollout.soft.temperature", config.temperature, config.temperature > 0.0, rule);
             let answer = config.answer.temperature;
-            values.require("rollout.soft.answer.temperature", answer, answer > 0.0, "log-probs divide by it: set it above 0");
+            values.require(
+                "rollout.soft.answer.temperature",
+                answer,
+                answer > 0.0,
+                "log-probs divide by it: set it above 0",
+            );
         }
         None => {}
     }

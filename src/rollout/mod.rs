@@ -296,9 +296,7 @@ impl<'a, F: Float> Run<'a, F> {
 
 fn draw<F: Float>(row: &mut Row<F>, logits: &mut [F], settings: &Settings) {
     let draw = match &settings.thinking {
-        Some(thinking) if row.soft.is_thinking() => {
-            row.soft.think(thinking, &settings.sampling, logits, &mut row.rng)
-        }
+        Some(thinking) if row.soft.is_thinking() => row.soft.think(thinking, &settings.sampling, logits, &mut row.rng),
         thinking => {
             let draw = settings.sampling.draw(logits, &mut row.rng);
             if let Some(thinking) = thinking {

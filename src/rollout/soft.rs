@@ -1,11 +1,11 @@
 //! Soft thinking: until thinking ends, a step is a mixture of tokens; the answer is sampled token by token.
 
 use anyhow::{Context, Result, ensure};
+use candlewick_algorithms::row::RowFunction;
 use candlewick_algorithms::row::soft::mix::{Mixture, Mode, Noise, Truncation};
 use candlewick_algorithms::row::soft::phase::{Phase, Rule};
 use candlewick_algorithms::row::soft::{Density, SoftSteps, weights};
 use candlewick_algorithms::row::token::TokenLogp;
-use candlewick_algorithms::row::RowFunction;
 
 use super::sample::{Draw, Sampling};
 use crate::config::SoftConfig;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
+use candlewick_algorithms::row::group;
 use candlewick_algorithms::row::soft::SoftLogp;
 use candlewick_algorithms::row::token::TokenLogp;
-use candlewick_algorithms::row::group;
 use candlewick_algorithms::{Batch, Needs, Table};
 use rayon::prelude::*;
 

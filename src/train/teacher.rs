@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
+use candlewick_algorithms::Batch;
 use candlewick_algorithms::batch::{Distributions, TeacherNeed, TeacherRow};
 use candlewick_algorithms::rng::Rng;
 use candlewick_algorithms::row::divergence::{Distilled, Divergence, Teacher};
 use candlewick_algorithms::row::token::{RunningSums, TokenLogp, top_k};
 use candlewick_algorithms::row::{Real, RowFunction, RowGrad, RowValue};
-use candlewick_algorithms::Batch;
 
 use super::policy::{Policy, Reference};
 use super::update::{MicroBatch, micro_batches};
@@ -97,7 +97,8 @@ fn name_rows<F: Float>(
         };
         let lse = RunningSums::of(row, 1.0).lse();
         let place = (first + i) as u64;
-        let text = tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x100_0000_01b3));
+        let text =
+            tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x100_0000_01b3));
         let mut rng = Rng::keyed(&[0x7eac, text, place]);
         // Sorted targets meet the running sum in one pass.
         let mut targets: Vec<f64> = (0..k).map(|_| rng.uniform()).collect();

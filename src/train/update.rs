@@ -326,7 +326,13 @@ impl Pull<'_> {
     }
 
     /// The gradient at the hidden states [N,C].
-    fn head(&mut self, hidden: &Tensor, micro: &MicroBatch, values: &[RowValue], upstream: &[RowGrad]) -> Result<Tensor> {
+    fn head(
+        &mut self,
+        hidden: &Tensor,
+        micro: &MicroBatch,
+        values: &[RowValue],
+        upstream: &[RowGrad],
+    ) -> Result<Tensor> {
         let (token, decoder, batch) = (self.token(micro), self.decoder, self.batch);
         let Some(teaching) = &self.teaching else {
             return match &batch.soft {

@@ -226,7 +226,10 @@ fn hidden_states_and_group_divergence_come_from_the_scoring_pass() {
     let by_index = score(Needs { hidden: Some(1), ..Needs::default() }).unwrap().hidden.unwrap();
     assert_eq!(last_but_one[1].dims(), [0, 96]);
     for (i, (a, b)) in last_but_one.iter().zip(&by_index).enumerate() {
-        assert_eq!(a.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap(), b.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap());
+        assert_eq!(
+            a.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap(),
+            b.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()
+        );
         let tokens = if i == 1 { 0 } else { batch.row_tokens(i) as usize };
         assert_eq!(a.dim(0).unwrap(), tokens);
     }

@@ -7,12 +7,13 @@ use crate::training::{QUICKSTART, Run, gain};
 const SHORT: [&str; 4] = ["run.steps=20", "data.validation=300", "eval.every=0", "run.save_every=0"];
 
 /// `,` is a token that the tiny model never writes, so completions are soft to their end.
-const SOFT: [&str; 2] = [
-    "rollout.soft={ think_end = ',', top_p = 1.0, tau = 0.1 }",
-    "objective.soft_grpo={ beta = 0.0 }",
+const SOFT: [&str; 2] =
+    ["rollout.soft={ think_end = ',', top_p = 1.0, tau = 0.1 }", "objective.soft_grpo={ beta = 0.0 }"];
+const RESRL: [&str; 3] = [
+    "credit.resrl={ rank = 8, min_positive_tokens = 16, positive_scale = 1.0 }",
+    "objective.grpo.dual_clip=3.0",
+    "optim.learning_rate=3e-4",
 ];
-const RESRL: [&str; 3] =
-    ["credit.resrl={ rank = 8, min_positive_tokens = 16, positive_scale = 1.0 }", "objective.grpo.dual_clip=3.0", "optim.learning_rate=3e-4"];
 const TW: [&str; 1] = ["credit.tw={}"];
 
 fn learned(name: &str, sets: &[&str]) -> f64 {
@@ -82,7 +83,8 @@ fn runs_resume_bit_for_bit() {
         let sets: Vec<&str> = short.iter().chain(sets).copied().collect();
         run.train(QUICKSTART, name, &sets);
         let last = run.folder(name).join("checkpoints/4");
-        let read = || ["model.safetensors", "optimizer.safetensors"].map(|file| std::fs::read(last.join(file)).unwrap());
+        let read =
+            || ["model.safetensors", "optimizer.safetensors"].map(|file| std::fs::read(last.join(file)).unwrap());
         let whole = read();
         std::fs::remove_dir_all(&last).unwrap();
         let resumed = run.command(QUICKSTART, name, &sets).arg("--resume").output().unwrap();
@@ -95,7 +97,13 @@ fn runs_resume_bit_for_bit() {
 #[test]
 fn soft_runs_report_what_their_steps_were() {
     let run = Run::new();
-    let sets = ["run.steps=2", "data.validation=20", "eval.every=0", "prompts.shuffle.per_step=6", "train.online.minibatches=2"];
+    let sets = [
+        "run.steps=2",
+        "data.validation=20",
+        "eval.every=0",
+        "prompts.shuffle.per_step=6",
+        "train.online.minibatches=2",
+    ];
     let sets: Vec<&str> = sets.iter().chain(&SOFT).copied().collect();
     run.train(QUICKSTART, "soft", &sets);
     let of = |name: &str| metrics(&run, "soft", &format!("objective/soft_grpo/{name}"))[0];
@@ -131,9 +139,14 @@ fn generate_thinks_softly() {
         String::from_utf8(output.stdout).unwrap()
     };
     let soft = |mode: &str, seed: &str| answer(&["--soft", mode, "--think-end", ";", "--seed", seed]);
-    assert_eq!(soft("vanilla", "1").split(';').next(), soft("vanilla", "2").split(';').next(), "no noise before the marker");
+    assert_eq!(
+        soft("vanilla", "1").split(';').next(),
+        soft("vanilla", "2").split(';').next(),
+        "no noise before the marker"
+    );
     for mode in ["gumbel", "dirichlet"] {
-        let answers: std::collections::BTreeSet<String> = ["1", "2", "3", "4", "5", "6"].iter().map(|s| soft(mode, s)).collect();
+        let answers: std::collections::BTreeSet<String> =
+            ["1", "2", "3", "4", "5", "6"].iter().map(|s| soft(mode, s)).collect();
         assert!(answers.len() > 1, "{mode} has noise: {answers:?}");
     }
     assert_eq!(soft("gumbel", "3"), soft("gumbel", "3"));

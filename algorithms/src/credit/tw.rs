@@ -115,7 +115,12 @@ mod tests {
     fn padding_of_other_groups_changes_nothing() {
         let mask = Table::ragged(&[vec![1.0; 2], vec![1.0; 2], vec![1.0; 4], vec![1.0; 3]], 0.0);
         let mut batch = Batch::new(mask, vec![0, 0, 5, 5]).unwrap();
-        let d = vec![vec![3.0, 2.0, 0.0, 0.0], vec![3.0, 2.0, 0.0, 0.0], vec![1.0, 5.0, 3.0, 1.0], vec![1.0, 5.0, 3.0, 1.0]];
+        let d = vec![
+            vec![3.0, 2.0, 0.0, 0.0],
+            vec![3.0, 2.0, 0.0, 0.0],
+            vec![1.0, 5.0, 3.0, 1.0],
+            vec![1.0, 5.0, 3.0, 1.0],
+        ];
         batch.group_divergence = Some(Table::ragged(&d, 0.0));
         let metrics = Tw { alpha: 3.0 }.build().unwrap().apply(&mut batch).unwrap();
         let credit = batch.credit.unwrap();

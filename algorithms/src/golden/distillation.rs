@@ -41,12 +41,8 @@ fn objective(settings: Distill, mask: &Table, divergence: &Table, logp: &Table) 
     let batch = Batch::new(mask.clone(), (0..mask.rows()).collect()).unwrap();
     let leaf = |table: &Table| Var::from_tensor(&table.tensor().unwrap()).unwrap();
     let (d, l) = (leaf(divergence), leaf(logp));
-    let leaves = Leaves {
-        logp: l.as_tensor().clone(),
-        entropy: None,
-        divergence: Some(d.as_tensor().clone()),
-        score: None,
-    };
+    let leaves =
+        Leaves { logp: l.as_tensor().clone(), entropy: None, divergence: Some(d.as_tensor().clone()), score: None };
     let loss = settings.build().unwrap().loss(&batch, &leaves).unwrap();
     let store = loss.value.backward().unwrap();
     let gradient = |var: &Var| {
@@ -66,8 +62,13 @@ fn generalised_jsd(case: &Case) {
     let (n, t) = (mask.rows(), mask.cols());
     let student = student.concat();
     for beta in vector(case.config.get("betas")) {
-        let key = case.expected.keys().into_iter().find(|k| k.strip_prefix("beta_").and_then(|b| b.parse().ok()) == Some(beta));
-        let wanted = case.expected.child(&key.unwrap_or_else(|| panic!("{}: nothing expected for beta {beta}", case.path)));
+        let key = case
+            .expected
+            .keys()
+            .into_iter()
+            .find(|k| k.strip_prefix("beta_").and_then(|b| b.parse().ok()) == Some(beta));
+        let wanted =
+            case.expected.child(&key.unwrap_or_else(|| panic!("{}: nothing expected for beta {beta}", case.path)));
         let divergence = Divergence { beta, temperature, ..Divergence::default() };
         let teachers: Vec<Teacher<f64, f64>> = teacher.iter().map(|row| Teacher::Full(row)).collect();
         let tokens = vec![0; n * t];
@@ -78,7 +79,8 @@ fn generalised_jsd(case: &Case) {
         let per_token = leaf.zip(&mask, |d, m| d * m);
         all_close(&wanted.path, per_token.data(), table(wanted.get("per_token")).data(), TOLERANCE);
         let logp = Table::zeros(n, t);
-        let settings = Distill { beta, kd_temperature: temperature, scales_by_temperature: false, ..Distill::default() };
+        let settings =
+            Distill { beta, kd_temperature: temperature, scales_by_temperature: false, ..Distill::default() };
         let (loss, gradient, _) = objective(settings.clone(), &mask, &leaf, &logp);
         close(&wanted.path, loss, number(wanted.get("loss")), TOLERANCE);
         let scaled = objective(Distill { scales_by_temperature: true, ..settings }, &mask, &leaf, &logp).0;

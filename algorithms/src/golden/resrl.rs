@@ -144,8 +144,7 @@ impl Inputs {
         all_close("singular_values", &subspace.singular_values[..values.len()], &values, TOLERANCE);
         // Directions have arbitrary signs, their projector has none.
         for (a, wanted) in rows(wanted.get("projector")).iter().enumerate() {
-            let found: Vec<f64> =
-                (0..wanted.len()).map(|b| v.iter().map(|v| v[a] * v[b]).sum::<f64>()).collect();
+            let found: Vec<f64> = (0..wanted.len()).map(|b| v.iter().map(|v| v[a] * v[b]).sum::<f64>()).collect();
             all_close(&format!("projector[{a}]"), &found, wanted, TOLERANCE);
         }
         close("explained_energy", subspace.energy, number(wanted.get("explained_energy")), TOLERANCE);

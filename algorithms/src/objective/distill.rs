@@ -99,7 +99,8 @@ impl Distill {
             Err(Error::config(format!("objective.distill.{name}"), value, why))
         };
         let is_positive = |x: f64| x > 0.0 && x.is_finite();
-        for (name, x) in [("beta", self.beta), ("alpha", self.alpha), ("gamma", self.gamma), ("epsilon", self.epsilon)] {
+        for (name, x) in [("beta", self.beta), ("alpha", self.alpha), ("gamma", self.gamma), ("epsilon", self.epsilon)]
+        {
             if !(0.0..=1.0).contains(&x) {
                 return refuse(name, &x, "it lies from 0 to 1");
             }
@@ -376,7 +377,8 @@ mod tests {
         batch.ref_logp = Some(Table::new(1, 2, vec![-0.5, -0.5]).unwrap());
         batch.old_logp = Some(Table::new(1, 2, vec![-1.0, -1.5]).unwrap());
         batch.advantage = Some(crate::batch::Advantages::Row(vec![2.0]));
-        let logp = candle_core::Var::from_tensor(&Table::new(1, 2, vec![-1.0, -1.0]).unwrap().tensor().unwrap()).unwrap();
+        let logp =
+            candle_core::Var::from_tensor(&Table::new(1, 2, vec![-1.0, -1.0]).unwrap().tensor().unwrap()).unwrap();
         let leaves = Leaves { logp: logp.as_tensor().clone(), entropy: None, divergence: None, score: None };
         let gradient = |settings: Distill| {
             let loss = settings.build().unwrap().loss(&batch, &leaves).unwrap();

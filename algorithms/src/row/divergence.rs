@@ -270,10 +270,7 @@ pub struct Distilled<'a, F, S = f32> {
 
 impl<F: Real, S: Real> RowFunction<F> for Distilled<'_, F, S> {
     fn forward(&self, row: usize, logits: &[F]) -> RowValue {
-        RowValue {
-            divergence: self.divergence.value(logits, self.teachers[row]),
-            ..self.token.forward(row, logits)
-        }
+        RowValue { divergence: self.divergence.value(logits, self.teachers[row]), ..self.token.forward(row, logits) }
     }
 
     fn backward(&self, row: usize, logits: &mut [F], value: &RowValue, grad: &RowGrad) {

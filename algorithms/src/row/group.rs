@@ -42,7 +42,11 @@ mod tests {
         assert!(divergence(&[Some(&a), Some(&b)], 1.0, DIFFERENCE_LIMIT).abs() < 1e-14);
         assert_eq!(divergence(&[Some(&a[..])], 0.7, DIFFERENCE_LIMIT), 0.0);
         assert_eq!(divergence::<f64>(&[None, None], 1.0, DIFFERENCE_LIMIT), 0.0);
-        assert_eq!(divergence(&[Some(&[0.3_f64, 0.3][..]), None], 1.0, DIFFERENCE_LIMIT), 0.0, "an ended row is uniform");
+        assert_eq!(
+            divergence(&[Some(&[0.3_f64, 0.3][..]), None], 1.0, DIFFERENCE_LIMIT),
+            0.0,
+            "an ended row is uniform"
+        );
         assert!(divergence(&[Some(&a), None], 1.0, DIFFERENCE_LIMIT) > 0.1);
     }
 }

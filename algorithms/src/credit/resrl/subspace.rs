@@ -100,7 +100,8 @@ fn tensor(rows: &[Vec<f64>], d: usize) -> Result<Tensor> {
 }
 
 fn decompose(columns: Columns) -> Result<(Vec<f64>, Columns)> {
-    let failed = || Error::Tensor(candle_core::Error::Msg("the hidden states have no singular value decomposition".into()));
+    let failed =
+        || Error::Tensor(candle_core::Error::Msg("the hidden states have no singular value decomposition".into()));
     jacobi::svd(columns).ok_or_else(failed)
 }
 

@@ -19,8 +19,7 @@ fn batch() -> Batch {
     let (right, on) = (plane(6), plane(2));
     let off: Vec<f32> = vec![0.0, 0.0, 0.0, 0.0, 1.0, -1.0, 2.0, -2.0, 0.0, 0.0, 0.0, 0.0, 2.0, -2.0, 0.5, -0.5];
     let tensor = |data: Vec<f32>| Tensor::from_vec(data.clone(), (data.len() / 8, 8), &Device::Cpu).unwrap();
-    batch.hidden =
-        Some(vec![tensor(right), tensor([on, off].concat()), tensor(plane(2)), tensor(plane(3))]);
+    batch.hidden = Some(vec![tensor(right), tensor([on, off].concat()), tensor(plane(2)), tensor(plane(3))]);
     batch
 }
 

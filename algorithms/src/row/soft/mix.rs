@@ -185,8 +185,7 @@ impl Noise {
         }
         // Without a floor a token of probability 0 has no score.
         let keeps_all = self.mode == Mode::Gumbel && self.prob_eps > 0.0;
-        let live: Vec<usize> =
-            (0..kept.ids.len()).filter(|&k| keeps_all || kept.probabilities[k] > 0.0).collect();
+        let live: Vec<usize> = (0..kept.ids.len()).filter(|&k| keeps_all || kept.probabilities[k] > 0.0).collect();
         let ids: Vec<u32> = live.iter().map(|&k| kept.ids[k]).collect();
         match self.mode {
             Mode::Vanilla => {
@@ -201,9 +200,8 @@ impl Noise {
             }
             Mode::Gumbel => {
                 let (low, high) = self.clamp.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
-                let score = |&k: &usize| {
-                    (kept.probabilities[k] + self.prob_eps).ln() + self.scale * drawn[k].clamp(low, high)
-                };
+                let score =
+                    |&k: &usize| (kept.probabilities[k] + self.prob_eps).ln() + self.scale * drawn[k].clamp(low, high);
                 let scores: Vec<f64> = live.iter().map(score).collect();
                 Mixture::sorted(&ids, &weights(&scores, self.tau), &scores)
             }
@@ -267,14 +265,19 @@ mod tests {
             counts[GUMBEL.mix(&kept, &GUMBEL.draw(&kept, &mut rng)).ids[0] as usize] += 1.0;
         }
         let wanted = |id: u32| kept.ids.iter().position(|k| *k == id).map_or(0.0, |k| kept.probabilities[k]);
-        let chi: f64 = (0..3).map(|id| (counts[id] - f64::from(n) * wanted(id as u32)).powi(2) / (f64::from(n) * wanted(id as u32))).sum();
+        let chi: f64 = (0..3)
+            .map(|id| (counts[id] - f64::from(n) * wanted(id as u32)).powi(2) / (f64::from(n) * wanted(id as u32)))
+            .sum();
         assert!(chi < 13.8 && counts[3] == 0.0, "chi-square {chi}"); // 99.9 % quantile of 2 degrees
     }
 
     #[test]
     fn removed_tokens_fill_slots_only_where_a_floor_gives_them_a_score() {
         let kept = Truncation { top_p: 0.5, top_k: 3, ..ALL }.keep(&[3.0_f32, 0.0, 1.0, 2.0, -1.0]);
-        assert_eq!((kept.ids.as_slice(), kept.probabilities[0], kept.probabilities[1]), (&[0_u32, 3, 2, 1][..], 1.0, 0.0));
+        assert_eq!(
+            (kept.ids.as_slice(), kept.probabilities[0], kept.probabilities[1]),
+            (&[0_u32, 3, 2, 1][..], 1.0, 0.0)
+        );
         assert_eq!(GUMBEL.mix(&kept, &[0.0; 4]).ids, [0]);
         let floored = Noise { prob_eps: 1e-6, ..GUMBEL }.mix(&kept, &[0.0; 4]);
         assert_eq!((floored.ids.len(), floored.scores.len()), (4, 4));

@@ -186,7 +186,8 @@ impl Density {
         let densities = noise.iter().zip(&is_active).filter(|(_, active)| **active).map(|(x, _)| -x - (-x).exp());
         let sum: f64 = densities.sum();
         // NaN logits make no slot active, which must not look like a density of 0.
-        let logp = if most.is_finite() && z.iter().all(|z| !z.is_nan()) { sum / self.divisor(&is_active) } else { f64::NAN };
+        let logp =
+            if most.is_finite() && z.iter().all(|z| !z.is_nan()) { sum / self.divisor(&is_active) } else { f64::NAN };
         Parts { probabilities, log_probs, noise, is_inside, is_active, logp }
     }
 
@@ -312,7 +313,10 @@ mod tests {
     fn the_gradient_is_the_finite_difference() {
         for with_entropy in [false, true] {
             check_gradient(Density { temperature: 0.7, ..Density::default() }, with_entropy);
-            check_gradient(Density { reduction: Reduction::Sum, clamp: None, prob_eps: 0.0, ..Density::default() }, with_entropy);
+            check_gradient(
+                Density { reduction: Reduction::Sum, clamp: None, prob_eps: 0.0, ..Density::default() },
+                with_entropy,
+            );
             check_gradient(Density { active: ActiveSlots::Stored, ..Density::default() }, with_entropy);
         }
     }
