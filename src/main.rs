@@ -14,9 +14,11 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Train(arguments) => cli::train::run(&arguments),
         Command::Eval(arguments) => cli::eval::run(&arguments),
+        Command::Compare(arguments) => cli::compare::run(&arguments),
         Command::Generate(arguments) => cli::generate::run(&arguments),
         Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Check(arguments) => cli::check::run(&arguments),
+        Command::Probe(arguments) => cli::probe::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::List => cli::list::run(),
         Command::Explain(arguments) => cli::explain::run(&arguments),

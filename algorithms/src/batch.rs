@@ -30,6 +30,10 @@ pub enum Finish {
 pub enum Role {
     /// Sampled from the policy.
     Sample,
+    /// Sampled from the policy for the hard prompt of a pair.
+    Hard,
+    /// Sampled from the policy for the easy prompt of a pair.
+    Easy,
     /// A demonstration to imitate.
     Demonstration,
     /// The preferred member of a pair.
@@ -230,6 +234,8 @@ pub struct Batch {
     pub told: Vec<Option<usize>>,
     /// Most tokens a completion of this batch could have had: the divisor of `dr_grpo`.
     pub max_completion: usize,
+    /// Number of tokens that the model knows, V.
+    pub vocabulary: Option<usize>,
     /// Scores of the reward functions, [N,K].
     pub scores: Scores,
     /// Right or wrong, [N].
@@ -250,6 +256,9 @@ pub struct Batch {
     pub hidden: Option<Vec<Tensor>>,
     /// See [`Needs::teacher`], a row's own entry each, [N].
     pub teacher: Option<Vec<TeacherRow>>,
+    /// The mixed reward of each row, `None` where no function scored it, [N]; filled by the advantage
+    /// estimators that read scores.
+    pub reward: Option<Vec<Option<f64>>>,
     /// Advantages, filled by the advantage stage.
     pub advantage: Option<Advantages>,
     /// Rows that take part in the loss, [N]; a row left out is in no divisor.
@@ -284,6 +293,7 @@ impl Batch {
             finish: vec![Finish::Eos; n],
             told: vec![None; n],
             max_completion,
+            vocabulary: None,
             scores: Scores { names: Vec::new(), values: vec![Vec::new(); n] },
             verdict: vec![Verdict::Missing; n],
             old_logp: None,
@@ -294,6 +304,7 @@ impl Batch {
             prompt_logp: None,
             hidden: None,
             teacher: None,
+            reward: None,
             advantage: None,
             keep: vec![true; n],
             credit: None,
@@ -402,6 +413,7 @@ impl Batch {
             finish: pick(&self.finish, rows),
             told: pick(&self.told, rows),
             max_completion: self.max_completion,
+            vocabulary: self.vocabulary,
             scores: Scores { names: self.scores.names.clone(), values: pick(&self.scores.values, rows) },
             verdict: pick(&self.verdict, rows),
             old_logp: table(&self.old_logp),
@@ -412,6 +424,7 @@ impl Batch {
             prompt_logp: self.prompt_logp.as_ref().map(|v| pick(v, rows)),
             hidden: self.hidden.as_ref().map(|v| pick(v, rows)),
             teacher: self.teacher.as_ref().map(|v| pick(v, rows)),
+            reward: self.reward.as_ref().map(|v| pick(v, rows)),
             advantage: self.advantage.as_ref().map(|a| match a {
                 Advantages::Row(v) => Advantages::Row(pick(v, rows)),
                 Advantages::Token(t) => Advantages::Token(t.select(rows)),

@@ -38,6 +38,9 @@ pub struct Completion {
     /// Sum of the log-probabilities of the generated tokens, in nats, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logp: Option<f64>,
+    /// Ids of the generated tokens, where the runner keeps them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<u32>,
 }
 
 /// One graded completion.
@@ -50,6 +53,9 @@ pub struct Sample {
     pub verdict: Verdict,
     /// The reference answer it was judged against.
     pub answer: String,
+    /// Other graders that accept it where the primary one refuses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_by: Vec<String>,
 }
 
 impl Sample {
@@ -76,7 +82,7 @@ pub fn grade(
                 .get(completion.item.as_str())
                 .ok_or_else(|| Error::UnknownItem { id: completion.item.clone() })?;
             let verdict = benchmark.grade(grader, item, &completion.text);
-            Ok(Sample { verdict, answer: item.answer.clone(), completion })
+            Ok(Sample { verdict, answer: item.answer.clone(), accepted_by: Vec::new(), completion })
         })
         .collect()
 }

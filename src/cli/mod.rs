@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, with its arguments and its help.
 
 pub(crate) mod check;
+pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod eval;
@@ -8,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod merge;
+pub(crate) mod probe;
 pub(crate) mod schema;
 mod soft;
 mod table;
@@ -46,9 +48,11 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
+    Compare(compare::Arguments),
     Generate(generate::Arguments),
     Merge(merge::Arguments),
     Check(check::Arguments),
+    Probe(probe::Arguments),
     Doctor(doctor::Arguments),
     /// List the stages of a run and the variants of each.
     List,

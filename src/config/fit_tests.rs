@@ -132,6 +132,8 @@ fn adapters_of_a_sampled_run_have_no_dropout() {
 fn benchmarks_exist_and_have_what_they_ask() {
     assert_eq!(refused(ONLINE, &["eval.benchmarks=['gsm8']"]), "unknown benchmark `gsm8`: did you mean `gsm8k`?");
     assert!(refused(ONLINE, &["eval.benchmarks=['validation']"]).contains("set `data.validation`"));
+    assert!(refused(ONLINE, &["eval.benchmarks=['gsm8k=gone.jsonl']"]).ends_with("no such data file: `gone.jsonl`"));
+    assert!(refused(ONLINE, &["eval.benchmarks=['generated:adition']"]).contains("did you mean `addition`?"));
     assert!(
         refused(ONLINE, &["eval.benchmarks=['gsm8k']", "eval.samples=4"]).starts_with("4 samples at temperature 0")
     );
@@ -147,6 +149,11 @@ fn impossible_values_are_refused_with_their_rule() {
         ("optim.beta2=1.0", "below 1"),
         ("optim.eps=nan", "such as 1e-8"),
         ("eval.temperature=-1.0", "0 or above"),
+        ("eval.top_p=0.0", "up to 1"),
+        ("eval.min_p=1.0", "below 1"),
+        ("eval.stop=['']", "empty text"),
+        ("eval.wordings=7", "there are 1 to 6"),
+        ("eval.samples=0", "at least"),
         ("model.lora.alpha=0.0", "above 0"),
         ("model.lora.targets=[]", "at least one projection"),
         ("run.name=../elsewhere", "not a path"),
@@ -231,4 +238,56 @@ fn distillation_needs_a_teacher_and_takes_either_source() {
 fn resrl_needs_a_verdict() {
     let text = ONLINE.replace("[reward.math]", "[reward.length]");
     assert!(refused(&text, &["credit.resrl={}"]).starts_with("`credit.resrl` must know which completions are right"));
+}
+
+#[test]
+fn labels_of_real_are_labels() {
+    let real = without(ONLINE, "advantage.group").replace("[objective.grpo]", "[objective.real]");
+    Config::parse("run.toml", &real, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let two = real.replace("[reward.math]\n", "[reward.math]\n[reward.length]\ntarget = 9\n");
+    let message = refused(&two, &["reward.verdict=length"]);
+    assert!(message.starts_with("`objective.real` learns from labels that are 0 or 1"), "{message}");
+    assert!(refused(&real, &["budget.rollouts.uniform.mean=1"]).starts_with("groups of 1 completion teach nothing"));
+    assert!(refused(&format!("{real}[advantage.group]\n"), &[]).contains("reads no advantages"));
+}
+
+#[test]
+fn one_update_a_batch_is_told_to_real_and_adpo() {
+    for objective in ["objective.real", "objective.adpo"] {
+        let text = ONLINE.replace("[objective.grpo]", &format!("[{objective}]"));
+        let text = if objective == "objective.real" { without(&text, "advantage.group") } else { text };
+        let notes = Config::parse("run.toml", &text, &[]).unwrap_or_else(|e| panic!("{e}")).notes;
+        assert!(notes.iter().any(|n| n.contains("plain policy gradient")), "{notes:?}");
+        let notes = Config::parse("run.toml", &text, &["train.online.epochs=2".into()]).unwrap().notes;
+        assert!(!notes.iter().any(|n| n.contains("plain policy gradient")), "{notes:?}");
+    }
+}
+
+#[test]
+fn pairs_come_from_the_stage_that_makes_them() {
+    let message = refused(&ONLINE.replace("advantage.group", "advantage.pairing"), &[]);
+    assert!(message.contains("only [prompts.pairing] makes"), "{message}");
+    let pairs = ONLINE.replace("prompts.shuffle", "prompts.pairing").replace("advantage.group", "advantage.pairing");
+    let loaded = Config::parse("run.toml", &pairs, &["advantage.pairing.lambda_neg=2.0".into()]);
+    assert!(loaded.unwrap().notes[0].contains("group_then_weight"));
+}
+
+#[test]
+fn rates_and_lengths_are_told_and_read_by_someone() {
+    assert!(refused(ONLINE, &["data.probe=rates.jsonl"]).starts_with("nothing reads `data.probe`"));
+    assert!(refused(OFFLINE, &["data.probe=rates.jsonl"]).starts_with("nothing reads `data.probe`"));
+    assert!(refused(ONLINE, &["data.told=\"{prompt} {tokens}\""]).starts_with("nothing reads `data.told`"));
+    assert!(refused(ONLINE, &["eval.budget=final"]).contains("it tells none"));
+    assert!(refused(ONLINE, &["data.told=\"{prompt}\""]).contains("must contain"));
+    let paid = ONLINE.replace("[reward.math]\n", "[reward.math]\n[reward.length]\n");
+    assert!(refused(&paid, &[]).contains("a length that nothing states"));
+    let curriculum = paid.replace("budget.tokens.fixed", "budget.tokens.curriculum");
+    Config::parse("run.toml", &curriculum, &["eval.budget=final".into()]).unwrap_or_else(|e| panic!("{e}"));
+    assert!(
+        refused(&curriculum, &["budget.tokens.curriculum.start_share=1.5"]).contains("name its file in `data.probe`")
+    );
+    assert!(refused(&curriculum, &["budget.tokens.curriculum.schedule.drops.end=0"]).contains("smallest budget is 1"));
+    assert!(refused(ONLINE, &["budget.rollouts.knapsack.mean=1"]).contains("cannot pay it"));
+    let silent = ONLINE.replace("[reward.math]", "[reward.length]\ntarget = 9");
+    assert!(refused(&silent, &["budget.rollouts.knapsack={}"]).starts_with("`budget.rollouts.knapsack` must know"));
 }

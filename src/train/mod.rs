@@ -8,22 +8,22 @@ pub mod checkpoint;
 pub mod evaluate;
 pub mod figures;
 pub mod folder;
+pub mod lengths;
 pub mod metrics;
 pub mod offline;
 pub mod online;
 pub mod policy;
+pub mod probe;
 mod teacher;
+mod told;
 pub mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use std::path::PathBuf;
-
 use anyhow::{Result, ensure};
 use candlewick_algorithms::batch::TeacherNeed;
 
-use crate::config::{Config, EvalConfig, Kind, ModelConfig};
-use crate::data::DataConfig;
+use crate::config::{Config, Kind};
 use crate::model::spec::DecoderSpec;
 
 /// Whether a model of this shape can serve the stages of a config; needs its `config.json` only.
@@ -82,11 +82,4 @@ pub fn run(config: &Config, resume: bool) -> Result<()> {
         Kind::Online(online) => online::run(config, &online, resume),
         Kind::Offline(offline) => offline::run(config, &offline, resume),
     }
-}
-
-/// Examines a checkpoint on the benchmarks named and writes results and samples to a folder.
-pub fn evaluate(model: &ModelConfig, eval: &EvalConfig, seed: u64, output: &PathBuf) -> Result<Vec<evaluate::Outcome>> {
-    let data = DataConfig::default();
-    let policy = policy::Policy::load(model, &data)?;
-    evaluate::evaluate(&policy, eval, &data, seed, output)
 }

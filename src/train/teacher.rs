@@ -26,6 +26,10 @@ impl Policy {
         match &self.reference {
             Reference::Model(decoder) => Ok((decoder, true)),
             Reference::AdapterOff => Ok((&self.decoder, false)),
+            #[cfg(feature = "gguf")]
+            Reference::Quantised(_) => anyhow::bail!(
+                "a quantised reference gives log-probs of tokens, not distributions: use `mode` = \"policy_gradient\", or a safetensors teacher"
+            ),
             Reference::Nothing => anyhow::bail!("a reference is needed but no reference model was loaded"),
         }
     }

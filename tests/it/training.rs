@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub(crate) struct Run {
-    output: tempfile::TempDir,
+    pub(crate) output: tempfile::TempDir,
 }
 
 impl Run {

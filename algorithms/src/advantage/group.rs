@@ -30,11 +30,21 @@ pub struct Group {
     pub eps: f64,
     /// Which deviation.
     pub std: Deviation,
+    /// Advantages are cut to -clip..clip, which damps rare successes in large groups: one of n rollouts has
+    /// (n - 1)/sqrt(n), 5 at n = 27. Absent = no cut; Knapsack RL uses 5.
+    pub clip: Option<f64>,
 }
 
 impl Default for Group {
     fn default() -> Self {
-        Self { weights: BTreeMap::new(), mix: Mix::default(), kl_in_reward: 0.0, eps: 1e-4, std: Deviation::Sample }
+        Self {
+            weights: BTreeMap::new(),
+            mix: Mix::default(),
+            kl_in_reward: 0.0,
+            eps: 1e-4,
+            std: Deviation::Sample,
+            clip: None,
+        }
     }
 }
 
@@ -45,6 +55,9 @@ impl Group {
         if !(self.eps > 0.0 && self.eps.is_finite()) {
             let why = "equal rewards would divide by zero: set it to a small positive number such as 1e-4";
             return Err(Error::config("advantage.group.eps", self.eps, why));
+        }
+        if let Some(clip) = self.clip.filter(|c| !(*c > 0.0 && c.is_finite())) {
+            return Err(Error::config("advantage.group.clip", clip, "it is a positive bound, such as 5, or left out"));
         }
         Ok(Box::new(self.clone()))
     }
@@ -63,16 +76,26 @@ impl Advantage for Group {
         self.rewards().names()
     }
 
+    /// With `clip`: metric `clipped_fraction`, the share of rows that were cut.
     fn apply(&mut self, batch: &mut Batch) -> Result<Metrics> {
-        self.rewards().apply(batch, |rewards, batch| {
+        let mut clipped = 0;
+        let mut metrics = self.rewards().apply(batch, |rewards, batch| {
             let mut advantage = centred(rewards, batch);
             for group in batch.groups() {
                 let present: Vec<f64> = rewards[group.clone()].iter().flatten().copied().collect();
                 let scale = std(&present, self.std) + self.eps;
                 advantage[group].iter_mut().flatten().for_each(|a| *a /= scale);
             }
+            if let Some(clip) = self.clip {
+                clipped = advantage.iter().flatten().filter(|a| a.abs() > clip).count();
+                advantage.iter_mut().flatten().for_each(|a| *a = a.clamp(-clip, clip));
+            }
             rows(advantage)
-        })
+        })?;
+        if self.clip.is_some() {
+            metrics.mean("clipped_fraction", clipped as f64 / batch.rows() as f64, batch.rows() as f64);
+        }
+        Ok(metrics)
     }
 }
 
@@ -123,6 +146,7 @@ mod tests {
     fn impossible_settings_are_refused() {
         for bad in [
             Group { eps: 0.0, ..Group::default() },
+            Group { clip: Some(0.0), ..Group::default() },
             Group { kl_in_reward: -1.0, ..Group::default() },
             Group { mix: Mix::NormalizeThenSum, ..Group::default() },
             Group { weights: [("math".to_owned(), f64::NAN)].into(), ..Group::default() },

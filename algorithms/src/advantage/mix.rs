@@ -96,6 +96,7 @@ impl Rewards<'_> {
         }
         let metrics = statistics(&rewards, batch);
         batch.advantage = Some(estimate(&rewards, batch));
+        batch.reward = Some(rewards);
         Ok(metrics)
     }
 

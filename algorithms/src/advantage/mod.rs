@@ -6,6 +6,7 @@ pub mod mix;
 pub mod none;
 pub mod nsr;
 pub mod opo;
+pub mod pairing;
 pub mod psr;
 pub mod rfpp;
 pub mod rfpp_baseline;
@@ -31,6 +32,7 @@ variants! {
         "psr" => Psr(psr::Psr),
         "nsr" => Nsr(nsr::Nsr),
         "w_reinforce" => WReinforce(w_reinforce::WReinforce),
+        "pairing" => Pairing(pairing::Pairing),
     }
     default Group
 }
@@ -45,6 +47,22 @@ pub trait Advantage: State + Send {
     /// Whether it reads the verdict.
     fn reads_verdict(&self) -> bool {
         false
+    }
+
+    /// Whether its baseline or scale comes from the other completions of the same prompt, so that a group
+    /// of one has no advantage.
+    fn compares_within_group(&self) -> bool {
+        true
+    }
+
+    /// Whether it reads the sides of pairs that [prompts.pairing] marks.
+    fn reads_pairs(&self) -> bool {
+        false
+    }
+
+    /// What works but is seldom meant, a line each, to be shown when the config is checked.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Names of rewards that its settings mention; each must exist.

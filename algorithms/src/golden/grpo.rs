@@ -124,7 +124,9 @@ fn estimator(path: &str, variant: &str, config: &Fields) -> (AdvantageConfig, bo
     let std = if population { group::Deviation::Population } else { group::Deviation::Sample };
     let (weights, mix) = (Default::default(), Mix::SumThenNormalize);
     let config = match name.as_str() {
-        "group" | "group_of_one" => AdvantageConfig::Group(group::Group { weights, mix, kl_in_reward, eps, std }),
+        "group" | "group_of_one" => {
+            AdvantageConfig::Group(group::Group { weights, mix, kl_in_reward, eps, std, clip: None })
+        }
         "batch" => AdvantageConfig::Batch(batch::BatchScaled { weights, mix, kl_in_reward, eps }),
         "none" => AdvantageConfig::None(none::Unscaled { weights, mix, kl_in_reward }),
         "rloo" | "rloo_norm" => {

@@ -4,8 +4,11 @@
 //! returns a scalar; the caller takes the gradient at the leaves and pulls it back through the
 //! model. Losses that couple every row of a batch are therefore exact whatever the micro-batch.
 
+pub mod adpo;
 pub mod distill;
 pub mod grpo;
+pub mod real;
+mod rows;
 pub mod sft;
 pub mod soft_grpo;
 
@@ -20,6 +23,8 @@ variants! {
     pub enum ObjectiveConfig for Objective {
         "grpo" => Grpo(grpo::Grpo),
         "sft" => Sft(sft::Sft),
+        "real" => Real(real::Real),
+        "adpo" => Adpo(adpo::Adpo),
         "soft_grpo" => SoftGrpo(soft_grpo::SoftGrpo),
         "distill" => Distill(distill::Distill),
     }
@@ -99,6 +104,16 @@ pub trait Objective: State + Send {
     /// The divergence that its `divergence` leaf is.
     fn divergence(&self) -> Option<Divergence> {
         None
+    }
+
+    /// Rows whose gradient is surely zero for another reason, [N]; empty if there is none.
+    fn idle_rows(&self, _batch: &Batch) -> Vec<bool> {
+        Vec::new()
+    }
+
+    /// Whether the verdict is a label, so that the reward that gives it must say 0 or 1 and nothing else.
+    fn needs_binary_verdict(&self) -> bool {
+        false
     }
 
     /// What works but is seldom meant, a line each, to be shown when the config is checked.

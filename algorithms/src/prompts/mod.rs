@@ -2,6 +2,7 @@
 
 pub mod dynamic;
 mod epochs;
+pub mod pairing;
 pub mod shuffle;
 
 use crate::registry::variants;
@@ -14,6 +15,7 @@ variants! {
     pub enum PromptsConfig for Prompts {
         "shuffle" => Shuffle(shuffle::Shuffle),
         "dynamic" => Dynamic(dynamic::Dynamic),
+        "pairing" => Pairing(pairing::Pairing),
     }
     default Shuffle
 }
@@ -29,16 +31,25 @@ pub struct Accepted {
 
 /// Chooses prompts, and accepts or refuses the groups sampled from them.
 pub trait Prompts: State + Send {
-    /// The next `n` prompts of the `pool` (0..pool); `success` is what is known of each.
+    /// The next `n` prompts of the `pool` (0..pool); `success` is what is known of each. None once a step
+    /// has drawn all that it may.
     fn choose(&mut self, pool: usize, success: &Success, n: usize, rng: &mut Rng) -> Result<Vec<PromptId>>;
 
     /// Prompts that a step is made of, P.
     fn per_step(&self) -> usize;
 
+    /// Whether it reads success rates, so that completions must be judged right or wrong.
+    fn reads_success(&self) -> bool {
+        false
+    }
+
     /// Draws a step may take at most before it is an error not to be full. 1 = never refuses.
     fn max_draws(&self) -> usize {
         1
     }
+
+    /// Marks the rows of a draw with the roles and pairs that its prompts were chosen for.
+    fn tag(&self, _draw: &mut Batch) {}
 
     /// Which groups of a graded draw to keep. The default keeps all.
     fn accept(&mut self, draw: &Batch) -> Result<Accepted> {

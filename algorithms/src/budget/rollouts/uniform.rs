@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn given_and_unspent_make_the_total() {
-        let estimates: Vec<Estimate> = (0..3).map(|id| Estimate { id, rate: None, count: 0, tokens: None }).collect();
+        let estimates: Vec<Estimate> = (0..3).map(|id| Estimate { id, ..Estimate::default() }).collect();
         let mut stage = Uniform { mean: 4 }.build().unwrap();
         let mut allocate = |run| stage.allocate(&estimates, &Purse { step: 0, run, horizon: 1 }).unwrap();
         assert_eq!(allocate(None).counts, [4, 4, 4]);

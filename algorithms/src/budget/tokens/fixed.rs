@@ -51,6 +51,10 @@ impl TokenBudget for Fixed {
     fn largest(&self) -> usize {
         self.limit
     }
+
+    fn tells(&self) -> bool {
+        self.told.is_some()
+    }
 }
 
 impl State for Fixed {}

@@ -1,5 +1,6 @@
 //! Stage `budget.tokens`: how long a completion may be, and what the prompt says of it.
 
+pub mod curriculum;
 pub mod fixed;
 
 use crate::registry::variants;
@@ -9,6 +10,7 @@ variants! {
     /// `[budget.tokens.<variant>]`: how long a completion may be.
     pub enum TokensConfig for TokenBudget {
         "fixed" => Fixed(fixed::Fixed),
+        "curriculum" => Curriculum(curriculum::Curriculum),
     }
     default Fixed
 }
@@ -29,4 +31,18 @@ pub trait TokenBudget: State + Send {
 
     /// The largest cap that any step may have.
     fn largest(&self) -> usize;
+
+    /// Whether prompts are told a length.
+    fn tells(&self) -> bool;
+
+    /// Whether it cannot plan before [`TokenBudget::begin`] gave it a measured length.
+    fn needs_probe(&self) -> bool {
+        false
+    }
+
+    /// Hears, before the first step, how many tokens a completion took on average in `data.probe`; what
+    /// should be known of that comes back, a line each.
+    fn begin(&mut self, _natural: Option<f64>) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 }
