@@ -87,6 +87,7 @@ fn decode(decoder: &Decoder, rows: u64) {
     let run = |cap: usize| {
         let settings = Settings {
             sampling: Sampling::greedy(),
+            thinking: None,
             eos: Vec::new(),
             stop: None,
             key: vec![1],

@@ -36,7 +36,7 @@ pub use eval::{AskForm, BudgetWord, EvalBudget, EvalConfig};
 pub use load::{Loaded, nearest};
 pub use model::{Device, Dtype, LoraConfig, ModelConfig, ReferenceConfig, Switch};
 pub use optim::{OptimConfig, RadiusConfig, Schedule, SpikeConfig};
-pub use rollout::{DiscreteConfig, RolloutConfig};
+pub use rollout::{DiscreteConfig, RolloutConfig, SoftConfig};
 pub use run::RunConfig;
 pub use shape::{Form, Key, Shape, Variant, schema};
 pub use train::{OfflineConfig, OnlineConfig, TrainConfig};
@@ -105,7 +105,7 @@ pub struct Online<'a> {
     pub budget: &'a BudgetConfig,
     /// How they are sampled.
     pub rollout: &'a RolloutConfig,
-    /// How they are scored.
+    /// How they are scored; no reward at all where the objective reads none.
     pub reward: &'a RewardsConfig,
     /// How scores become advantages; `None` where the objective reads none.
     pub advantage: Option<&'a AdvantageConfig>,
@@ -139,9 +139,9 @@ impl Config {
 
     /// The sections that this kind of run reads.
     pub fn kind(&self) -> Kind<'_> {
-        let (Some(prompts), Some(budget), Some(rollout), Some(reward)) =
-            (&self.prompts, &self.budget, &self.rollout, &self.reward)
-        else {
+        static NO_REWARD: std::sync::OnceLock<RewardsConfig> = std::sync::OnceLock::new();
+        let reward = self.reward.as_ref().unwrap_or_else(|| NO_REWARD.get_or_init(RewardsConfig::default));
+        let (Some(prompts), Some(budget), Some(rollout)) = (&self.prompts, &self.budget, &self.rollout) else {
             let train = match self.train {
                 Some(TrainConfig::Offline(train)) => train,
                 _ => OfflineConfig::default(),

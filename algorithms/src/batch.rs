@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use crate::row::soft::{Density, SoftSteps};
 use crate::{Error, Result, Table};
 
 /// How a completion ended.
@@ -79,10 +80,13 @@ pub struct Needs {
     pub entropy: bool,
     /// Entropy as a leaf that carries gradient.
     pub entropy_leaf: bool,
-    /// Hidden states of the completion tokens at this layer (0 = embeddings, L = after the last block).
-    pub hidden: Option<usize>,
+    /// Hidden states that the completion tokens are predicted from, at this layer: 0 = embeddings, L =
+    /// after the last block and before the final norm; negative from the end, -1 = L.
+    pub hidden: Option<i32>,
     /// Divergence from a teacher as a leaf.
     pub divergence_leaf: bool,
+    /// What of a teacher's distributions that divergence is taken from.
+    pub teacher: Option<TeacherNeed>,
     /// Divergence between the rollouts of a group, a constant column.
     pub group_divergence: bool,
     /// Log-probs of the prompt's own tokens.
@@ -94,6 +98,11 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// Whether a reference (or teacher) model is run.
+    pub fn reference(&self) -> bool {
+        self.ref_logp || self.teacher.is_some()
+    }
+
     /// Everything that either asks for.
     pub fn union(&self, other: &Self) -> Self {
         Self {
@@ -104,12 +113,76 @@ impl Needs {
             entropy_leaf: self.entropy_leaf || other.entropy_leaf,
             hidden: self.hidden.or(other.hidden),
             divergence_leaf: self.divergence_leaf || other.divergence_leaf,
+            teacher: self.teacher.or(other.teacher),
             group_divergence: self.group_divergence || other.group_divergence,
             prompt_logp: self.prompt_logp || other.prompt_logp,
             score_leaf: self.score_leaf || other.score_leaf,
             log_sum_sq: self.log_sum_sq || other.log_sum_sq,
         }
     }
+}
+
+/// How much of a teacher's distributions is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TeacherNeed {
+    /// All of it, as the final hidden states that its head makes distributions of.
+    Full,
+    /// The k most likely tokens.
+    TopK(usize),
+    /// k tokens drawn from it, with repetition.
+    Sampled(usize),
+}
+
+/// A teacher's distributions at some positions of a completion.
+#[derive(Debug, Clone)]
+pub struct TeacherRow {
+    /// The columns of the batch that they belong to, rising, [n].
+    pub positions: Vec<u32>,
+    /// What is known of them.
+    pub distributions: Distributions,
+}
+
+/// A teacher's distributions, one for each of n positions.
+#[derive(Debug, Clone)]
+pub enum Distributions {
+    /// Final hidden states, [n,d].
+    Hidden(Tensor),
+    /// Some tokens of each.
+    Sparse {
+        /// Tokens a position.
+        k: usize,
+        /// Their ids, [n,k].
+        ids: Vec<u32>,
+        /// Their log-probs over the whole vocabulary, [n,k].
+        logp: Vec<f32>,
+    },
+}
+
+impl TeacherRow {
+    /// The place among `positions` of a column.
+    pub fn place(&self, column: usize) -> Option<usize> {
+        self.positions.binary_search(&(column as u32)).ok()
+    }
+
+    /// Ids and log-probs at a column, if they are kept as such.
+    pub fn sparse(&self, column: usize) -> Option<(&[u32], &[f32])> {
+        let Distributions::Sparse { k, ids, logp } = &self.distributions else { return None };
+        let at = self.place(column)? * k;
+        Some((&ids[at..at + k], &logp[at..at + k]))
+    }
+}
+
+/// Soft steps of a batch and what is common to them.
+#[derive(Debug, Clone)]
+pub struct Soft {
+    /// The soft steps at the head of each completion, [N].
+    pub rows: Vec<SoftSteps>,
+    /// The log-density of a step.
+    pub density: Density,
+    /// Temperature of the softmax that makes mixing weights of noisy scores.
+    pub tau: f64,
+    /// Whether gradients reach the embedding table through the inputs.
+    pub trains_inputs: bool,
 }
 
 /// Scores of every reward function, [N,K]; `None` where the function failed or does not apply.
@@ -170,6 +243,8 @@ pub struct Batch {
     pub mask: Table,
     /// Whether a step was soft (a mixture of embeddings instead of a token), [N,T] of 0/1.
     pub is_soft: Option<Table>,
+    /// The soft steps themselves; `is_soft` says where they are.
+    pub soft: Option<Soft>,
     /// How each completion ended, [N].
     pub finish: Vec<Finish>,
     /// Length that the prompt told the model, in tokens, [N].
@@ -196,8 +271,10 @@ pub struct Batch {
     pub group_divergence: Option<Table>,
     /// Sum of the log-probs of the prompt's tokens, [N].
     pub prompt_logp: Option<Vec<f64>>,
-    /// Hidden states of the completion tokens, f32 [n_i, d] for each row.
+    /// Hidden states that each row's unmasked tokens are predicted from, f32 [n_i, d] for each row.
     pub hidden: Option<Vec<Tensor>>,
+    /// See [`Needs::teacher`], a row's own entry each, [N].
+    pub teacher: Option<Vec<TeacherRow>>,
     /// The mixed reward of each row, `None` where no function scored it, [N]; filled by the advantage
     /// estimators that read scores.
     pub reward: Option<Vec<Option<f64>>>,
@@ -233,6 +310,7 @@ impl Batch {
             prompt_len: vec![0; n],
             mask,
             is_soft: None,
+            soft: None,
             finish: vec![Finish::Eos; n],
             told: vec![None; n],
             max_completion,
@@ -247,6 +325,7 @@ impl Batch {
             group_divergence: None,
             prompt_logp: None,
             hidden: None,
+            teacher: None,
             reward: None,
             advantage: None,
             keep: vec![true; n],
@@ -357,6 +436,7 @@ impl Batch {
             prompt_len: pick(&self.prompt_len, rows),
             mask: self.mask.select(rows),
             is_soft: table(&self.is_soft),
+            soft: self.soft.as_ref().map(|soft| Soft { rows: pick(&soft.rows, rows), ..soft.clone() }),
             finish: pick(&self.finish, rows),
             told: pick(&self.told, rows),
             max_completion: self.max_completion,
@@ -371,6 +451,7 @@ impl Batch {
             group_divergence: table(&self.group_divergence),
             prompt_logp: self.prompt_logp.as_ref().map(|v| pick(v, rows)),
             hidden: self.hidden.as_ref().map(|v| pick(v, rows)),
+            teacher: self.teacher.as_ref().map(|v| pick(v, rows)),
             reward: self.reward.as_ref().map(|v| pick(v, rows)),
             advantage: self.advantage.as_ref().map(|a| match a {
                 Advantages::Row(v) => Advantages::Row(pick(v, rows)),

@@ -26,6 +26,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = arguments.config.load()?;
     let (spec, folder) = shape(&config)?;
+    candlewick::train::check_model(&config, &spec).map_err(|error| Usage(format!("{error:#}")))?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", config.to_toml().trim_end())?;
     let (step, run) = match config.kind() {

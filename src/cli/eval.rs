@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candlewick::config::{AskForm, BudgetWord, Config, Device, Dtype, EvalBudget, EvalConfig, ModelConfig};
+use candlewick::config::{
+    AskForm, BudgetWord, Config, Device, DiscreteConfig, Dtype, EvalBudget, EvalConfig, ModelConfig,
+};
 use candlewick::data::{self, DataConfig};
 use candlewick::eval::{self, Exam, Outcome, Sitting, Training};
 use candlewick::hub::Hub;
@@ -92,6 +94,8 @@ struct Decoding {
     /// Completions decoded together; changes speed and memory, never a result.
     #[arg(long, default_value_t = eval::sit::ROWS)]
     rows: usize,
+    #[command(flatten)]
+    soft: super::soft::Arguments,
 }
 
 #[derive(clap::Args)]
@@ -231,7 +235,15 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
             "`validation` is the held-out part of a config's `[data]`: name the config with `--config`".into(),
         );
     }
+    let tokens = DiscreteConfig {
+        temperature: decoding.temperature,
+        top_k: decoding.top_k,
+        top_p: decoding.top_p,
+        min_p: decoding.min_p,
+        stop: Vec::new(),
+    };
     let settings = EvalConfig {
+        soft: decoding.soft.config(&tokens)?,
         benchmarks: arguments.benchmarks.clone(),
         problems: decoding.problems,
         samples: n,

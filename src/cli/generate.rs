@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
-use candlewick::config::{Device, ModelConfig};
+use candlewick::config::{Device, DiscreteConfig, ModelConfig};
 use candlewick::data::{DataConfig, Prompt};
 use candlewick::model::chat_template::Message;
 use candlewick::rollout::{self, Event, Request, Sampling};
@@ -55,6 +55,8 @@ pub(crate) struct Arguments {
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    #[command(flatten)]
+    soft: super::soft::Arguments,
 }
 
 /// Prints the answer as it is made.
@@ -104,13 +106,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// One answer, written as it is made; returns its text.
 fn answer(policy: &Policy, prompt: &Prompt, arguments: &Arguments) -> Result<String> {
     let request = Request { id: 0, prompt: policy.renderer.prompt(prompt)?, samples: 0..1, cap: arguments.limit };
+    let tokens = DiscreteConfig {
+        temperature: arguments.temperature,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        min_p: arguments.min_p,
+        stop: Vec::new(),
+    };
+    let soft = arguments.soft.config(&tokens)?;
     let settings = rollout::Settings {
-        sampling: Sampling {
-            temperature: arguments.temperature,
-            top_k: arguments.top_k.unwrap_or(0),
-            top_p: arguments.top_p,
-            min_p: arguments.min_p,
-        },
+        sampling: Sampling::from(&tokens),
+        thinking: rollout::soft::thinking(soft.as_ref(), policy.tokenizer())?,
         eos: policy.tokenizer().eos().to_vec(),
         stop: None,
         key: vec![arguments.seed],

@@ -13,6 +13,7 @@ pub(crate) mod merge;
 pub(crate) mod probe;
 pub(crate) mod schedule;
 pub(crate) mod schema;
+mod soft;
 mod table;
 pub(crate) mod train;
 

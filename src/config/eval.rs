@@ -1,5 +1,6 @@
 //! Section `eval`: what the model is tested on, how it is asked, and when.
 
+use super::SoftConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub struct EvalConfig {
     /// Length that the prompts tell: none, that of the last training step, or a number of tokens. A model trained on
     /// told lengths answers otherwise without one: report both.
     pub budget: EvalBudget,
+    /// Soft thinking while testing, any mode; absent = as [rollout.soft] has it at `temperature`, or none.
+    pub soft: Option<SoftConfig>,
 }
 
 /// What the prompts of a test tell about the length of an answer.
@@ -114,6 +117,7 @@ impl Default for EvalConfig {
             wordings: 1,
             system: None,
             budget: EvalBudget::Word(BudgetWord::None),
+            soft: None,
         }
     }
 }

@@ -10,12 +10,13 @@ use candlewick_algorithms::Needs;
 use candlewick_algorithms::advantage::Advantage;
 use candlewick_algorithms::credit::Credit;
 use candlewick_algorithms::objective::{Objective, ObjectiveConfig, Reads};
+use candlewick_algorithms::row::soft::mix::Mode;
 use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 
 use super::load::{Finding, nearest};
 use candlewick_algorithms::prompts::PromptsConfig;
 
-use super::{BudgetWord, Config, EvalBudget, Kind, TrainConfig, values};
+use super::{BudgetWord, Config, EvalBudget, Kind, RolloutConfig, TrainConfig, values};
 
 /// The stages of a config, built.
 struct Stages {
@@ -30,7 +31,7 @@ struct Stages {
 pub(super) fn check(config: &Config) -> Vec<Finding> {
     let mut findings = values::check(config);
     let Some(stages) = build(config, &mut findings) else { return findings };
-    if is_online(stages.reads) {
+    if is_online(stages.reads) || (stages.objective.takes_any_source() && config.rollout.is_some()) {
         online(config, &stages, &mut findings);
     } else {
         offline(config, &mut findings);
@@ -137,7 +138,7 @@ fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     lacks(config.prompts.is_none(), "prompts.shuffle");
     lacks(config.budget.is_none(), "budget.rollouts.uniform] and [budget.tokens.fixed");
     lacks(config.rollout.is_none(), "rollout.discrete");
-    lacks(config.reward.is_none(), "reward.math");
+    lacks(config.reward.is_none() && !stages.objective.takes_any_source(), "reward.math");
     lacks(stages.reads.advantage && config.advantage.is_none(), "advantage.group");
 
     let mut idle = |is_there: bool, section: &str, reader: &str| {
@@ -150,6 +151,7 @@ fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let is_offline = matches!(config.train, Some(TrainConfig::Offline(_)));
     idle(is_offline, "train.offline", "examples, it samples its own completions: write [train.online]");
 
+    soft_steps(config, stages, findings);
     groups(config, stages, findings);
     rewards(config, stages, findings);
     rates(config, stages, findings);
@@ -162,6 +164,47 @@ fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
                 format!("`model.lora.dropout` must be 0 with objective `{objective}`: dropped inputs would move the ratio between new and old policy away from 1 at random"),
             )
         });
+    }
+}
+
+/// Whether what is sampled has the densities, or the tokens, that the stages learn from.
+fn soft_steps(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
+    let objective = format!("objective.{}", config.objective.variant());
+    let mut refuse = |path: &str, message: String, help: &str| {
+        findings.push(Finding { help: Some(help.to_owned()), is_key: false, ..Finding::at(path, message) });
+    };
+    let Some(RolloutConfig::Soft(soft)) = &config.rollout else {
+        if let Some(reason) = stages.objective.refuses_discrete_steps() {
+            refuse(
+                &objective,
+                format!("`{objective}` has no soft steps to learn from: {reason}"),
+                "add [rollout.soft]",
+            );
+        }
+        return;
+    };
+    if soft.mode != Mode::Gumbel || soft.prob_eps == 0.0 {
+        let (path, what) = match soft.mode {
+            Mode::Vanilla => ("rollout.soft.mode", "vanilla mixtures are"),
+            Mode::Dirichlet => ("rollout.soft.mode", "Dirichlet mixtures are"),
+            Mode::Gumbel => ("rollout.soft.prob_eps", "mixtures without a floor under probabilities are"),
+        };
+        let message = format!("{what} for [eval.soft] and `generate` only: they have no log-density to train on");
+        refuse(path, message, "set `mode` to \"gumbel\" and `prob_eps` to 1e-6");
+    }
+    let needs = &stages.needs;
+    let reason = stages.objective.refuses_soft_steps().or({
+        let needs_tokens = needs.entropy || needs.entropy_leaf || needs.group_divergence;
+        needs_tokens
+            .then_some("entropies and divergences are of next-token distributions, which soft steps do not draw from")
+    });
+    if let Some(reason) = reason {
+        let is_credit = stages.credit.as_ref().is_some_and(|c| c.needs().group_divergence);
+        let reader = match is_credit {
+            true => stage("credit", config.credit.as_ref().map(|c| c.variant())),
+            false => objective,
+        };
+        refuse(&reader, format!("`{reader}` cannot learn from soft steps: {reason}"), "write [rollout.discrete]");
     }
 }
 
@@ -381,9 +424,9 @@ fn unread(section: &str, why: &str) -> Finding {
 /// A reference model is there exactly if something needs its log-probs.
 fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let model = &config.model;
-    if stages.needs.ref_logp && model.reference.is_none() && model.lora.is_none() {
-        let needs_it = |needs: Option<Needs>| needs.is_some_and(|n| n.ref_logp);
-        let section = if stages.objective.needs().ref_logp {
+    if stages.needs.reference() && model.reference.is_none() && model.lora.is_none() {
+        let needs_it = |needs: Option<Needs>| needs.is_some_and(|n| n.reference());
+        let section = if stages.objective.needs().reference() {
             stage("objective", Some(config.objective.variant()))
         } else if needs_it(stages.advantage.as_ref().map(|a| a.needs())) {
             stage("advantage", config.advantage.as_ref().map(|a| a.variant()))
@@ -395,7 +438,7 @@ fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
         findings.push(Finding { help: Some(help.into()), ..Finding::at(&section, message) });
     }
     let Some(reference) = &model.reference else { return };
-    if !stages.needs.ref_logp {
+    if !stages.needs.reference() {
         let why = format!("objective `{}`, as it is set, needs no reference log-probs", config.objective.variant());
         findings.push(unread("model.reference", &why));
     }

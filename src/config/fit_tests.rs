@@ -178,6 +178,69 @@ fn the_output_folder_must_take_files() {
 }
 
 #[test]
+fn soft_steps_fit_only_what_learns_from_their_density() {
+    let soft = |set: &str| refused(ONLINE, &["rollout.soft={}", set]);
+    assert_eq!(
+        soft("rollout.soft.mode=vanilla"),
+        "vanilla mixtures are for [eval.soft] and `generate` only: they have no log-density to train on"
+    );
+    assert!(soft("rollout.soft.mode=dirichlet").starts_with("Dirichlet mixtures are for"));
+    assert!(soft("rollout.soft.prob_eps=0.0").starts_with("mixtures without a floor"));
+    assert!(
+        soft("objective.grpo.entropy_coef=0.01")
+            .starts_with("`objective.grpo` cannot learn from soft steps: entropies")
+    );
+    assert!(soft("credit.tw={}").starts_with("`credit.tw` cannot learn from soft steps"));
+    assert!(
+        refused(ONLINE, &["objective.soft_grpo={ beta = 0.0 }"]).starts_with("`objective.soft_grpo` has no soft steps")
+    );
+    let distill = without(ONLINE, "advantage.group");
+    let sets = ["rollout.soft={}", "objective.distill={}", "model.reference={}"];
+    assert!(refused(&distill, &sets).starts_with("`objective.distill` cannot learn from soft steps: it compares"));
+    for sets in [&["rollout.soft={}"][..], &["rollout.soft={}", "objective.soft_grpo={ beta = 0.0 }"]] {
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        Config::parse("run.toml", ONLINE, &sets).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn impossible_soft_settings_are_refused_with_their_rule() {
+    for (set, rule) in [
+        ("rollout.soft.temperature=0.0", "set it above 0"),
+        ("rollout.soft.tau=0.0", "set it above 0"),
+        ("rollout.soft.slots=65", ""),
+        ("rollout.soft.noise_min=4.0", "set it lower"),
+        ("rollout.soft.think_end=''", "end of thinking"),
+        ("rollout.soft.answer.top_p=2.0", "up to 1"),
+        ("eval.soft.concentration=-1.0", "above 0"),
+    ] {
+        let sets: Vec<&str> = if set.starts_with("eval") { vec![set] } else { vec!["rollout.soft={}", set] };
+        let message = refused(ONLINE, &sets);
+        assert!(message.contains(rule), "{set}: {message}");
+    }
+}
+
+#[test]
+fn distillation_needs_a_teacher_and_takes_either_source() {
+    let online = without(&without(ONLINE, "advantage.group"), "reward.math");
+    let message = refused(&online, &["objective.distill={}"]);
+    assert_eq!(message, "`objective.distill` needs reference log-probs: add a [model.reference] section");
+    for text in [online.as_str(), OFFLINE] {
+        let sets = ["objective.distill={}".to_owned(), "model.reference.path=teacher".to_owned()];
+        Config::parse("run.toml", text, &sets).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let sets = ["objective.distill={ mode = 'policy_gradient', adds_advantage = true }", "model.reference={}"];
+    assert!(refused(&online, &sets).contains("missing section [advantage.group]"));
+    assert!(refused(&online, &["objective.distill={ gamma = 0.5 }", "model.reference={}"]).contains("leave it out"));
+}
+
+#[test]
+fn resrl_needs_a_verdict() {
+    let text = ONLINE.replace("[reward.math]", "[reward.length]");
+    assert!(refused(&text, &["credit.resrl={}"]).starts_with("`credit.resrl` must know which completions are right"));
+}
+
+#[test]
 fn labels_of_real_are_labels() {
     let real = without(ONLINE, "advantage.group").replace("[objective.grpo]", "[objective.real]");
     Config::parse("run.toml", &real, &[]).unwrap_or_else(|e| panic!("{e}"));

@@ -1,7 +1,7 @@
 //! Whether each value of the sections that stand in this folder is possible.
 
 use super::load::Finding;
-use super::{Config, Dtype, RolloutConfig, Schedule};
+use super::{Config, DiscreteConfig, Dtype, RolloutConfig, Schedule, SoftConfig};
 
 /// Every value that can never work.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -82,10 +82,76 @@ fn model(config: &Config, values: &mut Values) {
 }
 
 fn rollout(config: &Config, values: &mut Values) {
-    let Some(RolloutConfig::Discrete(discrete)) = &config.rollout else { return };
-    let at = |key: &str| format!("rollout.discrete.{key}");
+    match &config.rollout {
+        Some(RolloutConfig::Discrete(discrete)) => tokens(discrete, "rollout.discrete", values),
+        Some(RolloutConfig::Soft(config)) => {
+            soft(config, "rollout.soft", values);
+            let rule = "its density divides by it: set it above 0";
+            values.require("rollout.soft.temperature", config.temperature, config.temperature > 0.0, rule);
+            let answer = config.answer.temperature;
+            values.require(
+                "rollout.soft.answer.temperature",
+                answer,
+                answer > 0.0,
+                "log-probs divide by it: set it above 0",
+            );
+        }
+        None => {}
+    }
+    if let Some(config) = &config.eval.soft {
+        soft(config, "eval.soft", values);
+    }
+}
+
+/// The first reason why soft thinking cannot work as it is set.
+pub(super) fn soft_refusal(config: &SoftConfig) -> Option<String> {
+    let mut values = Values(Vec::new());
+    soft(config, "soft", &mut values);
+    values.0.into_iter().next().map(|finding| finding.message)
+}
+
+fn soft(soft: &SoftConfig, section: &str, values: &mut Values) {
+    let at = |key: &str| format!("{section}.{key}");
+    values.require(&at("temperature"), soft.temperature, soft.temperature >= 0.0, "it is 0 or above");
+    let keeps_some = soft.top_p > 0.0 && soft.top_p <= 1.0;
+    values.require(&at("top_p"), soft.top_p, keeps_some, "it lies above 0 and up to 1, which keeps all tokens");
+    let is_share = (0.0..1.0).contains(&soft.min_p);
+    values.require(&at("min_p"), soft.min_p, is_share, "it lies from 0, which keeps all tokens, to below 1");
+    values.require(&at("tau"), soft.tau, soft.tau > 0.0, "weights are softmax(scores / tau): set it above 0");
+    let scale = soft.noise_scale;
+    values.require(&at("noise_scale"), scale, scale > 0.0, "without noise nothing is random: set it above 0");
+    values.require(&at("prob_eps"), soft.prob_eps, soft.prob_eps >= 0.0, "it is 0 or a small positive number");
+    values.require(&at("concentration"), soft.concentration, soft.concentration > 0.0, "set it above 0");
+    let threshold = soft.entropy_threshold;
+    values.require(&at("entropy_threshold"), threshold, threshold >= 0.0, "it is 0 (off) or a positive entropy");
+    let (low, high) = (soft.noise_min, soft.noise_max);
+    if low.is_nan() || high.is_nan() || low >= high {
+        values.refuse(
+            &at("noise_min"),
+            &format!("`{section}.noise_min` = {low} leaves no noise below `noise_max` = {high}: set it lower"),
+        );
+    }
+    if soft.think_end.is_empty() {
+        values.refuse(&at("think_end"), &format!("`{section}.think_end` is empty: name the model's end of thinking"));
+    }
+    if soft.slots == 0 || soft.slots > 64 {
+        values.refuse(&at("slots"), &format!("`{section}.slots` cannot be {}: choose from 1 to 64", soft.slots));
+    }
+    answer(&soft.answer, &at("answer"), values);
+}
+
+fn tokens(discrete: &DiscreteConfig, section: &str, values: &mut Values) {
     let rule = "log-probs divide by it: set it above 0";
-    values.require(&at("temperature"), discrete.temperature, discrete.temperature > 0.0, rule);
+    values.require(&format!("{section}.temperature"), discrete.temperature, discrete.temperature > 0.0, rule);
+    answer(discrete, section, values);
+}
+
+/// The same for tokens that nothing is trained on, which may be greedy.
+fn answer(discrete: &DiscreteConfig, section: &str, values: &mut Values) {
+    let at = |key: &str| format!("{section}.{key}");
+    if section.ends_with("answer") {
+        values.require(&at("temperature"), discrete.temperature, discrete.temperature >= 0.0, "it is 0 or above");
+    }
     let keeps_some = discrete.top_p > 0.0 && discrete.top_p <= 1.0;
     values.require(&at("top_p"), discrete.top_p, keeps_some, "it lies above 0 and up to 1, which keeps all tokens");
     let is_share = (0.0..1.0).contains(&discrete.min_p);
@@ -93,7 +159,7 @@ fn rollout(config: &Config, values: &mut Values) {
     if discrete.stop.iter().any(String::is_empty) {
         values.refuse(
             &at("stop"),
-            "`rollout.discrete.stop` holds an empty text, which every completion contains: remove it",
+            &format!("`{section}.stop` holds an empty text, which every completion contains: remove it"),
         );
     }
 }

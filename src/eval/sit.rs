@@ -85,8 +85,11 @@ pub fn grader(exam: &Exam, reward: Option<&MathConfig>) -> (MathGrader, bool) {
 }
 
 impl Sitting<'_> {
-    /// How tokens are drawn.
+    /// How tokens are drawn; with soft thinking, those of the answer.
     pub fn sampling(&self) -> Sampling {
+        if let Some(soft) = &self.eval.soft {
+            return Sampling::from(&soft.answer);
+        }
         Sampling {
             temperature: self.eval.temperature,
             top_k: self.eval.top_k.unwrap_or(0),
@@ -104,7 +107,7 @@ impl Sitting<'_> {
     fn key(&self, stop: &[String]) -> Value {
         let sampling = self.sampling();
         json!({"version": env!("CARGO_PKG_VERSION"), "model": self.model, "seed": self.seed, "limit": self.cap, "stop": stop,
-               "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p})
+               "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p, "soft": self.eval.soft})
     }
 }
 
@@ -211,6 +214,7 @@ impl Exam {
         key.extend((wording > 0).then_some(wording as u64));
         let settings = rollout::Settings {
             sampling: sitting.sampling(),
+            thinking: rollout::soft::thinking(sitting.eval.soft.as_ref(), policy.tokenizer())?,
             eos: policy.tokenizer().eos().to_vec(),
             stop: rollout::stop_strings(policy.tokenizer(), &self.stop),
             key,

@@ -279,6 +279,7 @@ impl Decoder {
             self.spec.max_positions
         );
         let mut x = embedding::forward(&pack.tokens, self.params.value(self.embedding))?; // [N,C]
+        embedding::mix(&x, self.params.value(self.embedding), &pack.mixed)?;
         let mut hidden_at = None;
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for layer in 0..self.blocks.len() {
@@ -317,8 +318,14 @@ impl Decoder {
             };
             dx = self.block_backward(layer, activations, pack, tape.pass, dx, grads)?;
         }
+        if pack.has_fixed_inputs {
+            return Ok(());
+        }
         if let Some(slot) = grads.slot(&self.params, self.embedding)? {
-            embedding::accumulate(slot, &pack.tokens, &dx)?;
+            match pack.mixed.as_slice() {
+                [] => embedding::accumulate(slot, &pack.tokens, &dx)?,
+                mixed => embedding::accumulate_mixed(slot, &pack.tokens, mixed, &dx)?,
+            }
         }
         Ok(())
     }

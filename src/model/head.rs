@@ -47,6 +47,12 @@ impl Decoder {
         Ok(values)
     }
 
+    /// Logits [R,V] on the CPU, in f32 or f64, of R rows of hidden states; at most [`ROWS_A_CHUNK`] at a time
+    /// keep them small.
+    pub fn rows_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        host(&linear::forward(hidden, self.params.value(self.head), None)?)
+    }
+
     /// d hidden [N,C] from the gradient at each row's values; the head's own gradient goes to `grads`.
     ///
     /// Rows whose gradient is zero are left out.

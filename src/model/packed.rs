@@ -17,8 +17,19 @@ pub struct Segment {
     pub prefix: Option<usize>,
 }
 
+/// A token whose input is a mixture of embeddings instead of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mixed {
+    /// Index of the token in the pack.
+    pub at: usize,
+    /// Token ids, [K].
+    pub ids: Vec<u32>,
+    /// Their weights, [K].
+    pub weights: Vec<f64>,
+}
+
 /// Tokens of several sequences, their positions and who attends to whom.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Packed {
     /// Token ids, [N].
     pub tokens: Vec<u32>,
@@ -28,6 +39,10 @@ pub struct Packed {
     pub segments: Vec<Segment>,
     /// Segments that share a prefix, with it at the head: ranges of `segments`.
     pub families: Vec<Range<usize>>,
+    /// Tokens that are fed as mixtures, all of the same K.
+    pub mixed: Vec<Mixed>,
+    /// Whether the gradient ends at the inputs, so that none reaches the embedding table there.
+    pub has_fixed_inputs: bool,
 }
 
 impl Packed {

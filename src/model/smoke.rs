@@ -104,6 +104,7 @@ fn sampled(decoder: &Decoder) -> Result<Vec<u32>> {
         (0..3).map(|i| Request { id: i, prompt: prompt(4 + 6 * i as u32), samples: 0..4, cap: 24 }).collect();
     let settings = Settings {
         sampling: Sampling::default(),
+        thinking: None,
         eos: Vec::new(),
         stop: None,
         key: vec![5],

@@ -1,12 +1,13 @@
 //! One decoding step over rows of unequal length, and the cache it reads.
 
 use anyhow::Result;
+use candlewick_algorithms::row::soft::mix::Mixture;
 use rayon::prelude::*;
 
 use crate::model::decoder::{Block, Decoder, Linear, Pass};
 use crate::model::ops::attention::{self, Heads};
 use crate::model::ops::skinny::products;
-use crate::model::ops::{Float, View, norm, rope, swiglu};
+use crate::model::ops::{Float, View, embedding, norm, rope, swiglu};
 use crate::model::packed::Packed;
 use crate::model::params::ParamId;
 
@@ -33,6 +34,8 @@ pub(super) struct RowCache<F> {
 /// A row's part in a step: its newest token and what came before.
 pub(super) struct Input<'a, F> {
     pub(super) token: u32,
+    /// What is fed in place of the token's embedding.
+    pub(super) mixture: Option<&'a Mixture>,
     pub(super) prompt: &'a PromptCache<F>,
     pub(super) cache: &'a mut RowCache<F>,
 }
@@ -136,6 +139,10 @@ impl<'a, F: Float> Engine<'a, F> {
         let mut x = Vec::with_capacity(n * c);
         for row in rows.iter() {
             x.extend_from_slice(&self.embedding[row.token as usize * c..][..c]);
+            if let Some(mixture) = row.mixture {
+                let from = x.len() - c;
+                embedding::mix_row(&self.embedding, &mixture.ids, &mixture.weights, &mut x[from..]);
+            }
         }
         for (layer, block) in self.blocks.iter().enumerate() {
             let h = normed(&x, &block.input_norm, eps);

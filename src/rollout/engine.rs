@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use candlewick_algorithms::row::soft::mix::Mixture;
 
 use super::decode::{self, PromptCache, RowCache};
 use crate::model::ops::Float;
@@ -26,8 +27,8 @@ pub(super) trait Engine {
     /// Adds a row that goes on from a prompt, behind all others.
     fn admit(&mut self, prompt: &Arc<Self::Prompt>) -> Result<()>;
 
-    /// Takes each row's newest token; logits [R,V] that follow it.
-    fn step(&mut self, tokens: &[u32]) -> Result<Vec<Self::Logit>>;
+    /// Takes each row's newest token, or the mixture that is fed in its place; logits [R,V] that follow it.
+    fn step(&mut self, tokens: &[u32], mixtures: &[Option<&Mixture>]) -> Result<Vec<Self::Logit>>;
 
     /// Removes a row; those behind it move up by one.
     fn retire(&mut self, row: usize);
@@ -66,9 +67,9 @@ impl<F: Float> Engine for Kernels<'_, F> {
         Ok(())
     }
 
-    fn step(&mut self, tokens: &[u32]) -> Result<Vec<F>> {
-        let mut inputs: Vec<_> = (self.rows.iter_mut().zip(tokens))
-            .map(|((prompt, cache), &token)| decode::Input { token, prompt, cache })
+    fn step(&mut self, tokens: &[u32], mixtures: &[Option<&Mixture>]) -> Result<Vec<F>> {
+        let mut inputs: Vec<_> = (self.rows.iter_mut().zip(tokens.iter().zip(mixtures)))
+            .map(|((prompt, cache), (&token, &mixture))| decode::Input { token, mixture, prompt, cache })
             .collect();
         self.engine.step(&mut inputs)
     }

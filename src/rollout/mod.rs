@@ -9,6 +9,7 @@
 mod decode;
 mod engine;
 pub mod sample;
+pub mod soft;
 mod tensor;
 
 use std::collections::VecDeque;
@@ -19,6 +20,8 @@ use anyhow::{Result, ensure};
 use candle_core::DType;
 use candlewick_algorithms::batch::Finish;
 use candlewick_algorithms::rng::Rng;
+use candlewick_algorithms::row::soft::SoftSteps;
+use candlewick_algorithms::row::soft::mix::Mixture;
 use rayon::prelude::*;
 
 use crate::model::decoder::Decoder;
@@ -26,6 +29,7 @@ use crate::model::ops::{self, Float};
 use crate::model::tokenizer::Tokenizer;
 use engine::{Engine, Kernels};
 pub use sample::Sampling;
+pub use soft::Thinking;
 use tensor::Tensors;
 
 /// One prompt and how many completions it should get.
@@ -50,12 +54,15 @@ pub struct Completion {
     pub sample: u64,
     /// New tokens, up to and including the first end-of-sequence token.
     pub tokens: Vec<u32>,
-    /// Log-prob of each token under the full softmax at the sampling temperature: what training computes.
+    /// Log-prob of each token under the full softmax at the sampling temperature, or log-density of a soft
+    /// step that has one: what training computes.
     pub logp: Vec<f64>,
     /// Log-prob of each token under the truncated distribution it was drawn from.
     pub drawn_logp: Vec<f64>,
     /// Entropy in nats of the full softmax at the sampling temperature.
     pub entropy: Vec<f64>,
+    /// The soft steps at its head, where they have a density.
+    pub soft: SoftSteps,
     /// How it ended.
     pub finish: Finish,
 }
@@ -63,8 +70,10 @@ pub struct Completion {
 /// What is common to all requests of a call.
 #[derive(Clone)]
 pub struct Settings {
-    /// How tokens are drawn.
+    /// How tokens are drawn; with soft thinking, those of the answer.
     pub sampling: Sampling,
+    /// Soft thinking before the answer; `None` = tokens from the start.
+    pub thinking: Option<Thinking>,
     /// End-of-sequence ids; the first one drawn ends a completion and belongs to it.
     pub eos: Vec<u32>,
     /// Ends a completion whose tokens so far it says yes to; see [`stop_strings`].
@@ -122,6 +131,9 @@ pub fn generate(
     on_event: impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
     settings.sampling.validate()?;
+    if let Some(thinking) = &settings.thinking {
+        thinking.check(decoder.spec.vocab_size)?;
+    }
     ensure!(settings.max_rows > 0, "at least one row must be decoded at a time");
     for (i, request) in requests.iter().enumerate() {
         ensure!(!request.prompt.is_empty(), "prompt {i} is empty: a completion needs at least one token to follow");
@@ -150,6 +162,7 @@ struct Row {
     rng: Rng,
     cap: usize,
     next: u32,
+    soft: soft::State,
 }
 
 struct Run<'a, E: Engine> {
@@ -214,11 +227,13 @@ impl<'a, E: Engine> Run<'a, E> {
                     logp: Vec::new(),
                     drawn_logp: Vec::new(),
                     entropy: Vec::new(),
+                    soft: SoftSteps::default(),
                     finish: Finish::Length,
                 },
                 rng: Rng::keyed(&key),
                 cap: request.cap.min(room),
                 next: 0,
+                soft: soft::State::default(),
             };
             if row.cap == 0 {
                 self.done.push(row.completion);
@@ -240,7 +255,8 @@ impl<'a, E: Engine> Run<'a, E> {
     /// One token for every row.
     fn step(&mut self) -> Result<()> {
         let tokens: Vec<u32> = self.rows.iter().map(|row| row.next).collect();
-        let mut logits = self.engine.step(&tokens)?; // [R,V]
+        let mixtures: Vec<Option<&Mixture>> = self.rows.iter().map(|row| row.soft.mixture.as_ref()).collect();
+        let mut logits = self.engine.step(&tokens, &mixtures)?; // [R,V]
         let v = logits.len() / self.rows.len();
         let settings = self.settings;
         self.rows.par_iter_mut().zip(logits.par_chunks_mut(v)).for_each(|(row, logits)| draw(row, logits, settings));
@@ -253,12 +269,14 @@ impl<'a, E: Engine> Run<'a, E> {
         while i < self.rows.len() {
             let completion = &self.rows[i].completion;
             let is_eos = completion.tokens.last().is_some_and(|t| self.settings.eos.contains(t));
-            let is_stopped = !is_eos && self.settings.stop.as_ref().is_some_and(|stop| stop(&completion.tokens));
+            let is_stopped = self.rows[i].soft.is_aborted
+                || !is_eos && self.settings.stop.as_ref().is_some_and(|stop| stop(&completion.tokens));
             if !is_eos && !is_stopped && completion.tokens.len() < self.rows[i].cap {
                 i += 1;
                 continue;
             }
-            let mut completion = self.rows.remove(i).completion;
+            let Row { mut completion, soft, .. } = self.rows.remove(i);
+            completion.soft = soft.steps;
             self.engine.retire(i);
             completion.finish = match (is_eos, is_stopped) {
                 (true, _) => Finish::Eos,
@@ -273,7 +291,16 @@ impl<'a, E: Engine> Run<'a, E> {
 }
 
 fn draw<F: Float>(row: &mut Row, logits: &mut [F], settings: &Settings) {
-    let draw = settings.sampling.draw(logits, &mut row.rng);
+    let draw = match &settings.thinking {
+        Some(thinking) if row.soft.is_thinking() => row.soft.think(thinking, &settings.sampling, logits, &mut row.rng),
+        thinking => {
+            let draw = settings.sampling.draw(logits, &mut row.rng);
+            if let Some(thinking) = thinking {
+                row.soft.answer(&thinking.rule, &draw);
+            }
+            draw
+        }
+    };
     row.completion.tokens.push(draw.token);
     row.completion.logp.push(draw.logp);
     row.completion.drawn_logp.push(draw.drawn_logp);

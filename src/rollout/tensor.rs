@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use candlewick_algorithms::row::soft::mix::Mixture;
 
 use super::engine::Engine;
 use crate::model::decoder::{Block, Decoder, Pass};
 use crate::model::ops::attention::{HIDDEN, Heads, composed_softmax};
 use crate::model::ops::{add_in_place, embedding, linear, norm, rope, swiglu};
-use crate::model::packed::Packed;
+use crate::model::packed::{Mixed, Packed};
 
 /// Columns added beyond what is needed when a slab is made anew.
 const SPARE_COLUMNS: usize = 64;
@@ -92,6 +93,18 @@ impl<'a> Tensors<'a> {
         }
         (self.slabs, self.extent, self.at, self.slots, self.columns) = (slabs, self.rows.len(), at, slots, columns);
         Ok(())
+    }
+
+    /// The mixtures of the rows by their slots, all as long as the longest; what is added weighs 0.
+    fn mixed(&self, mixtures: &[Option<&Mixture>]) -> Vec<Mixed> {
+        let longest = mixtures.iter().flatten().map(|m| m.ids.len()).max().unwrap_or(0);
+        let padded = |(row, mixture): (&Row, &Option<&Mixture>)| {
+            let (mut ids, mut weights) = mixture.map(|m| (m.ids.clone(), m.weights.clone()))?;
+            ids.resize(longest, 0);
+            weights.resize(longest, 0.0);
+            Some(Mixed { at: row.slot, ids, weights })
+        };
+        self.rows.iter().zip(mixtures).filter_map(padded).collect()
     }
 
     /// The lowest slot of no row.
@@ -196,7 +209,7 @@ impl Engine for Tensors<'_> {
         Ok(())
     }
 
-    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+    fn step(&mut self, tokens: &[u32], mixtures: &[Option<&Mixture>]) -> Result<Vec<f32>> {
         let used = self.at - self.rows.iter().map(|r| r.start).min().unwrap_or(self.at);
         if self.at == self.columns {
             self.rebuild(used, self.slots, (2 * used).max(used + SPARE_COLUMNS))?;
@@ -210,7 +223,9 @@ impl Engine for Tensors<'_> {
             positions[row.slot] = (self.at - row.start) as u32;
         }
         let first = self.rows.iter().map(|r| r.start).min().unwrap_or(self.at);
-        let mut x = embedding::forward(&ids, self.decoder.params.value(self.decoder.embedding))?; // [E,C]
+        let table = self.decoder.params.value(self.decoder.embedding);
+        let mut x = embedding::forward(&ids, table)?; // [E,C]
+        embedding::mix(&x, table, &self.mixed(mixtures))?;
         let mut masks = HashMap::new();
         for layer in 0..self.decoder.blocks.len() {
             let window = self.decoder.spec.attention(layer).window;

@@ -12,7 +12,7 @@ use super::checkpoint::{HeldOut, State};
 use super::figures;
 use super::folder::{RunFolder, write_atomically};
 use super::policy::Policy;
-use crate::config::{BudgetWord, Config, EvalBudget, EvalConfig, Kind};
+use crate::config::{BudgetWord, Config, EvalBudget, EvalConfig, Kind, SoftConfig};
 use crate::data::{self, Split};
 pub use crate::eval::Outcome;
 use crate::eval::{self, Exam, Sitting, Training};
@@ -28,6 +28,14 @@ fn told(eval: &EvalConfig, last: Option<usize>) -> Option<usize> {
         EvalBudget::Word(BudgetWord::Final) => last,
         EvalBudget::Tokens(tokens) => Some(tokens),
     }
+}
+
+/// Soft thinking as the run samples, at the temperature of evaluation: 0 is greedy in both phases.
+fn trained_soft(config: &Config) -> Option<SoftConfig> {
+    let mut soft = config.rollout.as_ref()?.soft()?.clone();
+    soft.temperature = config.eval.temperature;
+    soft.answer.temperature = config.eval.temperature;
+    Some(soft)
 }
 
 /// How a run examines its policy.
@@ -66,7 +74,7 @@ impl Examiner {
             exams,
             base: format!("{} {:?} {weights}", model.path, model.random_init),
             cap: config.eval.limit.or(budget).unwrap_or(512),
-            eval: config.eval.clone(),
+            eval: EvalConfig { soft: config.eval.soft.clone().or_else(|| trained_soft(config)), ..config.eval.clone() },
             seed: config.run.seed,
             reward: config.reward.as_ref().and_then(|r| r.math.clone()),
         })

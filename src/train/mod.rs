@@ -21,14 +21,48 @@ pub mod radius;
 pub mod ranking;
 pub mod reference;
 pub mod score;
+mod teacher;
 mod told;
 pub mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use candlewick_algorithms::batch::TeacherNeed;
 
 use crate::config::{Config, Kind};
+use crate::model::spec::DecoderSpec;
+
+/// Whether a model of this shape can serve the stages of a config; needs its `config.json` only.
+///
+/// Errors: hidden states at a layer that is not there, more directions than they have numbers, more slots or
+/// teacher tokens than the vocabulary has.
+pub fn check_model(config: &Config, spec: &DecoderSpec) -> Result<()> {
+    let credit = config.credit.as_ref().map(|c| c.build()).transpose()?;
+    if let Some(credit) = &credit {
+        if let Some(index) = credit.needs().hidden {
+            policy::hidden_layer(spec, index)?;
+        }
+        credit.check_model(spec.hidden_size)?;
+    }
+    let soft = [config.rollout.as_ref().and_then(|r| r.soft()), config.eval.soft.as_ref()];
+    for soft in soft.into_iter().flatten() {
+        ensure!(
+            soft.slots <= spec.vocab_size,
+            "{} slots of soft thinking are more than the model's vocabulary of {}: lower `slots`",
+            soft.slots,
+            spec.vocab_size
+        );
+    }
+    if let Some(TeacherNeed::TopK(k) | TeacherNeed::Sampled(k)) = config.objective.build()?.needs().teacher {
+        ensure!(
+            k <= spec.vocab_size,
+            "`objective.distill.top_k` = {k} is more than the model's vocabulary of {}: lower it",
+            spec.vocab_size
+        );
+    }
+    Ok(())
+}
 
 /// Set by Ctrl-C: finish the step, save, and stop.
 static STOP: AtomicBool = AtomicBool::new(false);

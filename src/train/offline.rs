@@ -28,7 +28,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let folder = RunFolder::open(config, resume)?;
     let mut objective = config.objective.build()?;
     let needs = objective.needs();
-    let mut policy = Policy::for_run(config, needs.ref_logp)?;
+    let mut policy = Policy::for_run(config, needs.reference())?;
+    super::check_model(config, &policy.decoder.spec)?;
     if needs.score_leaf {
         policy.decoder.add_score_head(&policy.folder, config.run.seed)?;
     }
@@ -119,7 +120,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             objective.commit(&batch, &update.metrics)?;
             if !has_checked && report.grad_norm > 0.0 {
                 has_checked = true;
-                check_every_parameter(&policy, &grads)?;
+                check_every_parameter(&policy, &grads, false)?;
             }
         } else if report.is_spike {
             state.skipped_spikes += 1;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use candlewick_algorithms::advantage::Advantage;
-use candlewick_algorithms::batch::{Advantages, Scores, Verdict};
+use candlewick_algorithms::batch::{Advantages, Scores, Soft, Verdict};
 use candlewick_algorithms::budget::rollouts::{Effective, Purse, RolloutBudget};
 use candlewick_algorithms::budget::tokens::{Plan, TokenBudget};
 use candlewick_algorithms::credit::Credit;
@@ -26,12 +26,12 @@ use super::policy::Policy;
 use super::probe::{self, Shown};
 use super::radius::Probe;
 use super::update::{gradient, live_rows};
-use crate::config::{Config, Online, OptimConfig, RolloutConfig};
+use crate::config::{Config, Online, OptimConfig};
 use crate::data::{self, Problem, Split};
 use crate::hub::Hub;
 use crate::model::params::Grads;
 use crate::optim::{AdamW, learning_rate};
-use crate::rollout::{self, Completion, Event, Request, Sampling};
+use crate::rollout::{self, Completion, Event, Request, Sampling, Thinking};
 
 /// Rows decoded together.
 const ROWS: usize = 256;
@@ -124,6 +124,7 @@ struct Run<'a> {
     needs: Needs,
     rewards: Rewards,
     sampling: Sampling,
+    thinking: Option<Thinking>,
     runtime: tokio::runtime::Runtime,
     optimiser: AdamW,
     grads: Grads,
@@ -240,7 +241,8 @@ impl<'a> Run<'a> {
         let mut stages = Stages::build(config, online)?;
         let updates = online.train.epochs * online.train.minibatches;
         let needs = stages.needs(updates);
-        let policy = Policy::for_run(config, needs.ref_logp)?;
+        let policy = Policy::for_run(config, needs.reference())?;
+        super::check_model(config, &policy.decoder.spec)?;
         let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
         let prompts = policy.renderer.prompts(problems, policy.decoder.spec.max_positions)?;
         if prompts.dropped > 0 {
@@ -255,7 +257,7 @@ impl<'a> Run<'a> {
         }
         ensure!(!prompts.kept.is_empty(), "no prompt is left to train on: raise `data.max_prompt_tokens`");
         policy.renderer.warnings().iter().for_each(|w| tracing::warn!("{w}"));
-        let RolloutConfig::Discrete(discrete) = online.rollout;
+        let thinking = rollout::soft::thinking(online.rollout.soft(), policy.tokenizer())?;
         let trained = policy.decoder.params.trainable_elements();
         say(&format!(
             "{}: {} parameters, {} trained; {} prompts; blocks are {}",
@@ -279,7 +281,8 @@ impl<'a> Run<'a> {
             stages,
             needs,
             rewards,
-            sampling: Sampling::from(discrete),
+            sampling: Sampling::from(online.rollout.tokens()),
+            thinking,
             runtime,
             state: State::default(),
             has_checked_gradients: false,
@@ -352,6 +355,7 @@ impl<'a> Run<'a> {
         }
         if let Some(credit) = &mut self.stages.credit {
             metrics.extend("credit", &credit.apply(&mut batch)?);
+            clock.lap(&mut metrics, "credit");
         }
         self.stages.objective.prepare(&mut batch)?;
         self.updates(&batch, &mut metrics)?;
@@ -483,11 +487,11 @@ impl<'a> Run<'a> {
                 cap: plan.cap,
             })
             .collect();
-        let RolloutConfig::Discrete(discrete) = self.online.rollout;
         let settings = rollout::Settings {
             sampling: self.sampling.clone(),
+            thinking: self.thinking.clone(),
             eos: self.policy.tokenizer().eos().to_vec(),
-            stop: rollout::stop_strings(self.policy.tokenizer(), &discrete.stop),
+            stop: rollout::stop_strings(self.policy.tokenizer(), &self.online.rollout.tokens().stop),
             key: vec![self.config.run.seed, step as u64, draw as u64],
             max_rows: ROWS,
             has_adapter: true,
@@ -557,6 +561,7 @@ impl<'a> Run<'a> {
             };
         }
         batch.max_completion = plan.cap;
+        self.soften(&mut batch, completions)?;
         let logp: Vec<&[f64]> = completions.iter().map(|c| c.logp.as_slice()).collect();
         batch.sampling_logp = Some(Table::ragged(&logp, 0.0));
         batch.scores = Scores {
@@ -566,6 +571,20 @@ impl<'a> Run<'a> {
                 .collect(),
         };
         Ok(batch)
+    }
+
+    /// Adds the soft steps of the completions, if steps are soft.
+    fn soften(&self, batch: &mut Batch, completions: &[Completion]) -> Result<()> {
+        let Some(thinking) = &self.thinking else { return Ok(()) };
+        let density = thinking.density.context("[rollout.soft], as it is set, makes mixtures without a density")?;
+        let rows: Vec<_> = completions.iter().map(|c| c.soft.clone()).collect();
+        let flags: Vec<Vec<f64>> = rows.iter().map(|r| vec![1.0; r.len()]).collect();
+        let mut is_soft = Table::zeros(batch.rows(), batch.width());
+        flags.iter().enumerate().for_each(|(i, row)| is_soft.row_mut(i)[..row.len()].copy_from_slice(row));
+        batch.is_soft = Some(is_soft);
+        let trains_inputs = self.online.rollout.soft().is_some_and(|s| s.trains_inputs);
+        batch.soft = Some(Soft { rows, density, tau: thinking.noise.tau, trains_inputs });
+        Ok(())
     }
 
     /// Success statistics of a draw. Metric `calibration_error`: mean |rate estimated before - rate of this draw| over prompts
@@ -690,7 +709,8 @@ impl<'a> Run<'a> {
         );
         if norm > 0.0 && !self.has_checked_gradients {
             self.has_checked_gradients = true;
-            check_every_parameter(&self.policy, &self.grads)?;
+            let is_fixed = batch.soft.as_ref().is_some_and(|soft| !soft.trains_inputs);
+            check_every_parameter(&self.policy, &self.grads, is_fixed)?;
         }
         Ok(())
     }
@@ -765,6 +785,11 @@ impl<'a> Run<'a> {
                 "step {step}: the entropy has collapsed: lower `optim.learning_rate` or raise `objective.grpo.epsilon_high`"
             );
         }
+        if is_above("credit/rank_capped", 0.0) {
+            tracing::warn!(
+                "step {step}: some prompts have fewer right tokens than `credit.resrl.rank`, so their subspace holds all of them: lower it"
+            );
+        }
         if is_above("rollout/logp_gap", 1e-3) {
             tracing::warn!(
                 "step {step}: sampled and scored log-probs differ by more than 0.001: use `model.dtype` = `f32`"
@@ -773,9 +798,11 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The first step whose gradient is not zero must reach every trainable parameter.
-pub(super) fn check_every_parameter(policy: &Policy, grads: &Grads) -> Result<()> {
+/// The first step whose gradient is not zero must reach every trainable parameter, but an embedding
+/// table apart from the head where inputs are fixed.
+pub(super) fn check_every_parameter(policy: &Policy, grads: &Grads, has_fixed_inputs: bool) -> Result<()> {
     let mut missing = grads.untouched(&policy.decoder.params)?;
+    missing.retain(|name| !(has_fixed_inputs && *name == "model.embed_tokens.weight"));
     // B starts at zero, so A has no gradient in the very first step.
     missing.retain(|name| !name.contains(".lora_A."));
     ensure!(missing.is_empty(), "no gradient reaches {} trainable tensors, `{}` first", missing.len(), missing[0]);
@@ -807,6 +834,11 @@ fn join(parts: &[Batch]) -> Result<Batch> {
     let mut batch = Batch::new(rows(&|p, i| p.mask.row(i).to_vec()), groups)?;
     batch.sampling_logp = Some(rows(&|p, i| p.sampling_logp.as_ref().map(|t| t.row(i).to_vec()).unwrap_or_default()));
     batch.max_completion = parts.iter().map(|p| p.max_completion).max().unwrap_or(0);
+    if let Some(first) = parts.iter().find_map(|p| p.soft.as_ref()) {
+        batch.is_soft = Some(rows(&|p, i| p.is_soft.as_ref().map(|t| t.row(i).to_vec()).unwrap_or_default()));
+        let all = parts.iter().filter_map(|p| p.soft.as_ref()).flat_map(|s| s.rows.iter().cloned()).collect();
+        batch.soft = Some(Soft { rows: all, ..first.clone() });
+    }
     let mut at = 0;
     batch.scores.names = parts.first().map(|p| p.scores.names.clone()).unwrap_or_default();
     for part in parts {

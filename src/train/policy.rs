@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
+use candlewick_algorithms::row::group;
 use candlewick_algorithms::row::log_sum_sq::LogSumSq;
+use candlewick_algorithms::row::soft::SoftLogp;
 use candlewick_algorithms::row::token::TokenLogp;
 use candlewick_algorithms::{Batch, Needs, Table};
+use rayon::prelude::*;
 
 use crate::config::{Config, Device as DeviceChoice, Dtype, ModelConfig};
 use crate::data::DataConfig;
@@ -14,8 +17,10 @@ use crate::data::render::Renderer;
 use crate::hub::{Hub, Weights as Fetch};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::decoder::{Decoder, Keep, Pass};
+use crate::model::head::ROWS_A_CHUNK;
 use crate::model::lora;
 use crate::model::memory;
+use crate::model::ops::{Float, View};
 use crate::model::spec::DecoderSpec;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::weights::{self, Weights};
@@ -211,13 +216,17 @@ impl Policy {
         self.renderer.tokenizer()
     }
 
-    /// Adds the columns that stages asked for: old and reference log-probs, entropy, hidden states.
+    /// Adds the columns that stages asked for: old and reference log-probs, entropy, hidden states, the
+    /// divergence within groups, a teacher's distributions.
     pub fn score(&self, batch: &mut Batch, needs: &Needs, temperature: f64) -> Result<()> {
-        if needs.old_logp || needs.entropy || needs.hidden.is_some() {
+        if needs.old_logp || needs.entropy || needs.hidden.is_some() || needs.group_divergence {
             let scored = self.columns(&self.decoder, batch, needs, true, temperature)?;
             batch.old_logp = Some(scored.logp);
             batch.entropy = needs.entropy.then_some(scored.entropy);
             batch.hidden = scored.hidden;
+            if let Some(states) = scored.last {
+                batch.group_divergence = Some(self.group_divergence(batch, &states, temperature)?);
+            }
         }
         if needs.ref_logp {
             let scored =
@@ -233,12 +242,58 @@ impl Policy {
         if needs.log_sum_sq {
             batch.log_sum_sq = Some(self.log_sum_sq(batch)?);
         }
+        if let Some(need) = needs.teacher.filter(|_| batch.teacher.is_none()) {
+            batch.teacher = Some(self.teach(batch, need)?);
+        }
         Ok(())
+    }
+
+    /// The divergence within each group at each position, from the final hidden states [n_i,C] of every row.
+    fn group_divergence(&self, batch: &Batch, states: &[Tensor], temperature: f64) -> Result<Table> {
+        let mut divergence = Table::zeros(batch.rows(), batch.width());
+        for group in batch.groups() {
+            // The place of a row's state at a column: states are those of unmasked tokens.
+            let place = |i: usize, t: usize| -> Option<usize> {
+                let mask = batch.mask.row(i);
+                (mask[t] != 0.0).then(|| mask[..t].iter().filter(|m| **m != 0.0).count())
+            };
+            // So many positions at a time that the logits of the group's rows are those of one chunk.
+            let run = (ROWS_A_CHUNK / group.len()).max(1);
+            for first in (0..batch.width()).step_by(run) {
+                let mut cells = Vec::new();
+                let mut rows = Vec::new();
+                for t in first..(first + run).min(batch.width()) {
+                    for i in group.clone() {
+                        let found = place(i, t);
+                        cells.push((t, found.map(|_| rows.len())));
+                        if let Some(place) = found {
+                            rows.push(states[i].narrow(0, place, 1)?);
+                        }
+                    }
+                }
+                if rows.is_empty() {
+                    break;
+                }
+                let logits = self.decoder.rows_logits(&Tensor::cat(&rows, 0)?)?; // [R,V]
+                let values = match logits.dtype() {
+                    DType::F64 => apart::<f64>(&logits, &cells, group.len(), temperature)?,
+                    _ => apart::<f32>(&logits, &cells, group.len(), temperature)?,
+                };
+                for (t, value) in values {
+                    group.clone().for_each(|i| divergence.row_mut(i)[t] = value);
+                }
+            }
+        }
+        Ok(divergence)
     }
 
     /// Log-probs of every completion token under a quantised model.
     #[cfg(feature = "gguf")]
     fn quantised_logp(&self, model: &crate::model::gguf::Quantised, batch: &Batch, temperature: f64) -> Result<Table> {
+        ensure!(
+            batch.soft.is_none(),
+            "a quantised reference reads tokens, not soft steps: choose a safetensors reference"
+        );
         let mut logp = Table::zeros(batch.rows(), batch.width());
         let rows: Vec<usize> = (0..batch.rows()).collect();
         for mut micro in micro_batches(batch, &rows, self.micro_tokens) {
@@ -261,25 +316,40 @@ impl Policy {
         temperature: f64,
     ) -> Result<Columns> {
         let (n, t) = (batch.rows(), batch.width());
-        let mut columns = Columns { logp: Table::zeros(n, t), entropy: Table::zeros(n, t), hidden: None };
-        let mut hidden = vec![None; n];
+        let mut columns = Columns { logp: Table::zeros(n, t), entropy: Table::zeros(n, t), hidden: None, last: None };
+        let (mut hidden, mut last) = (vec![None; n], vec![None; n]);
+        let hidden_at = needs.hidden.map(|index| hidden_layer(&decoder.spec, index)).transpose()?;
         let rows: Vec<usize> = (0..n).collect();
         for micro in micro_batches(batch, &rows, self.micro_tokens) {
-            let pass = Pass { has_adapter, hidden_at: needs.hidden, ..Pass::SCORE };
+            let pass = Pass { has_adapter, hidden_at, ..Pass::SCORE };
             let tape = decoder.forward(&micro.pack, pass)?;
-            let function = TokenLogp { tokens: &micro.targets, temperature, with_entropy: needs.entropy };
-            let values = decoder.rows_forward(&tape.hidden, &micro.at, &function)?;
+            let token = TokenLogp { tokens: &micro.targets, temperature, with_entropy: needs.entropy };
+            let values = match &batch.soft {
+                None => decoder.rows_forward(&tape.hidden, &micro.at, &token)?,
+                Some(soft) => {
+                    let function = SoftLogp { token, steps: &micro.steps(batch), density: soft.density };
+                    decoder.rows_forward(&tape.hidden, &micro.at, &function)?
+                }
+            };
             for (value, &(row, column)) in values.iter().zip(&micro.cells) {
                 columns.logp.row_mut(row)[column] = value.logp;
                 columns.entropy.row_mut(row)[column] = value.entropy;
             }
             if let Some(states) = &tape.hidden_at {
-                self.gather_hidden(states, &micro, &mut hidden)?;
+                self.gather_hidden(states, &micro, DType::F32, &mut hidden)?;
+            }
+            if needs.group_divergence {
+                self.gather_hidden(&tape.hidden, &micro, tape.hidden.dtype(), &mut last)?;
             }
         }
-        if needs.hidden.is_some() {
-            columns.hidden = hidden.into_iter().collect();
-        }
+        // A row without tokens is in no micro-batch.
+        let whole = |states: Vec<Option<Tensor>>, dtype: DType| -> Result<Vec<Tensor>> {
+            let width = decoder.spec.hidden_size;
+            let empty = || -> Result<Tensor> { Ok(Tensor::zeros((0, width), dtype, &Device::Cpu)?) };
+            states.into_iter().map(|s| s.map_or_else(empty, Ok)).collect()
+        };
+        columns.hidden = needs.hidden.map(|_| whole(hidden, DType::F32)).transpose()?;
+        columns.last = needs.group_divergence.then(|| whole(last, decoder.params.dtype())).transpose()?;
         Ok(columns)
     }
 
@@ -296,18 +366,19 @@ impl Policy {
         Ok(column)
     }
 
-    /// The hidden states that each row's tokens were predicted from, f32 [n_i, d].
+    /// The hidden states that each row's tokens were predicted from, [n_i, d].
     fn gather_hidden(
         &self,
-        states: &candle_core::Tensor,
+        states: &Tensor,
         micro: &MicroBatch,
-        hidden: &mut [Option<candle_core::Tensor>],
+        dtype: DType,
+        hidden: &mut [Option<Tensor>],
     ) -> Result<()> {
         for &row in &micro.rows {
             let at: Vec<u32> =
                 (micro.cells.iter().zip(&micro.at)).filter(|(c, _)| c.0 == row).map(|(_, &a)| a).collect();
-            let index = candle_core::Tensor::new(at, states.device())?;
-            hidden[row] = Some(states.index_select(&index, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+            let index = Tensor::new(at, states.device())?;
+            hidden[row] = Some(states.index_select(&index, 0)?.to_dtype(dtype)?);
         }
         Ok(())
     }
@@ -372,8 +443,40 @@ impl Policy {
     }
 }
 
+/// The layer that an index into `hidden_states` names, 0 = embeddings.
+pub(super) fn hidden_layer(spec: &DecoderSpec, index: i32) -> Result<usize> {
+    let layers = spec.layers as i32;
+    let layer = if index < 0 { layers + 1 + index } else { index };
+    ensure!(
+        (0..=layers).contains(&layer),
+        "the model of {layers} blocks has no hidden states at layer {index}: choose from 0 to {layers}, or -1 to -{}",
+        layers + 1
+    );
+    Ok(layer as usize)
+}
+
 struct Columns {
     logp: Table,
     entropy: Table,
-    hidden: Option<Vec<candle_core::Tensor>>,
+    hidden: Option<Vec<Tensor>>,
+    /// Final hidden states, where the head is to run again.
+    last: Option<Vec<Tensor>>,
+}
+
+/// The divergence at each position, from rows of logits [R,V] and, position by position, the row of each
+/// of the group's completions.
+fn apart<F: Float>(
+    logits: &Tensor,
+    cells: &[(usize, Option<usize>)],
+    size: usize,
+    temperature: f64,
+) -> Result<Vec<(usize, f64)>> {
+    let v = logits.dim(1)?;
+    let logits = View::<F>::new(logits)?;
+    let logits: &[F] = &logits;
+    let at = |members: &[(usize, Option<usize>)]| {
+        let rows: Vec<Option<&[F]>> = members.iter().map(|(_, r)| r.map(|r| &logits[r * v..(r + 1) * v])).collect();
+        (members[0].0, group::divergence(&rows, temperature, group::DIFFERENCE_LIMIT))
+    };
+    Ok(cells.par_chunks(size).map(at).collect())
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::grading;
 use super::online::{progress, say};
 use super::policy::Policy;
-use crate::config::{Config, Online, RolloutConfig};
+use crate::config::{Config, Online};
 use crate::data::{self, Problem, Split};
 use crate::hub::Hub;
 use crate::rollout::{self, Completion, Event, Request, Sampling};
@@ -88,7 +88,7 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
     let tokens = online.budget.tokens.build()?;
     let plan =
         if tokens.needs_probe() { Plan { told: None, cap: tokens.largest() } } else { tokens.plan(0, online.steps)? };
-    let RolloutConfig::Discrete(discrete) = online.rollout;
+    let discrete = online.rollout.tokens();
     let header = Header {
         model: config.model.path.clone(),
         train: config.data.train.clone(),
@@ -123,6 +123,7 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
         }
         let settings = rollout::Settings {
             sampling: Sampling::from(discrete),
+            thinking: rollout::soft::thinking(online.rollout.soft(), policy.tokenizer())?,
             eos: policy.tokenizer().eos().to_vec(),
             stop: rollout::stop_strings(policy.tokenizer(), &discrete.stop),
             key: vec![config.run.seed, 0x9206e],

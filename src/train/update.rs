@@ -7,18 +7,24 @@
 //! Rows whose tokens are all masked are not run at all, nor, where the objective allows it, rows
 //! whose advantage is zero.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, ensure};
 use candle_core::{Tensor, Var};
-use candlewick_algorithms::batch::Advantages;
+use candlewick_algorithms::batch::{Advantages, Soft};
 use candlewick_algorithms::objective::{Leaves, Objective};
 use candlewick_algorithms::packing::best_fit_decreasing;
+use candlewick_algorithms::row::soft::{SoftLogp, Step, weights};
 use candlewick_algorithms::row::token::TokenLogp;
 use candlewick_algorithms::row::{RowGrad, RowValue};
-use candlewick_algorithms::{Batch, Metrics, Table};
+use candlewick_algorithms::{Batch, Metrics, Needs, Table};
 
 use super::policy::Policy;
-use crate::model::decoder::{Decoder, Keep, Pass};
-use crate::model::packed::Packed;
+use super::teacher::Teaching;
+use crate::model::decoder::{Decoder, Keep, Pass, Tape};
+use crate::model::head::ROWS_A_CHUNK;
+use crate::model::ops::add_in_place;
+use crate::model::packed::{Mixed, Packed};
 use crate::model::params::Grads;
 
 /// Rows that are run through the model together.
@@ -34,6 +40,23 @@ pub struct MicroBatch {
     pub targets: Vec<u32>,
     /// Row and column of the batch that each value belongs to.
     pub cells: Vec<(usize, usize)>,
+}
+
+impl MicroBatch {
+    /// The slots of each value's step; `None` = a discrete step.
+    pub fn steps<'b>(&self, batch: &'b Batch) -> Vec<Option<Step<'b>>> {
+        let step = |&(row, t): &(usize, usize)| batch.soft.as_ref().and_then(|soft| soft.rows[row].step(t));
+        self.cells.iter().map(step).collect()
+    }
+
+    /// What soft steps of a row feed in place of their tokens, which stand at `start` and after.
+    fn mix(&mut self, soft: &Soft, row: usize, start: usize, fed: usize) {
+        let steps = &soft.rows[row];
+        for (t, step) in (0..fed).map_while(|t| Some((t, steps.step(t)?))) {
+            let (ids, weights) = (step.ids.to_vec(), weights(step.scores, soft.tau));
+            self.pack.mixed.push(Mixed { at: start + t, ids, weights });
+        }
+    }
 }
 
 /// Rows that share a prompt and stand together: the prompt is run once for all of them.
@@ -82,6 +105,7 @@ fn families(batch: &Batch, rows: &[usize], limit: usize) -> Vec<Family> {
 
 fn pack<'a>(batch: &Batch, families: impl Iterator<Item = &'a Family>) -> MicroBatch {
     let mut micro = MicroBatch::default();
+    micro.pack.has_fixed_inputs = batch.soft.as_ref().is_some_and(|soft| !soft.trains_inputs);
     for family in families {
         let p = batch.prompt_len[family.rows[0].0];
         let head = micro.pack.push(&batch.tokens[family.rows[0].0][..p]);
@@ -91,6 +115,9 @@ fn pack<'a>(batch: &Batch, families: impl Iterator<Item = &'a Family>) -> MicroB
             let start = micro.pack.len() as u32;
             if last > 0 {
                 micro.pack.push_continuation(&completion[..last]);
+                if let Some(soft) = &batch.soft {
+                    micro.mix(soft, row, start as usize, last);
+                }
             }
             for t in (0..=last).filter(|&t| batch.mask.row(row)[t] != 0.0) {
                 micro.at.push(if t == 0 { before } else { start + t as u32 - 1 });
@@ -163,7 +190,6 @@ pub fn gradient(
     dropout: Option<u64>,
 ) -> Result<Update> {
     let needs = objective.needs();
-    ensure!(!needs.divergence_leaf, "this objective's leaves are not computed by this loop");
     if needs.score_leaf {
         return super::score::gradient(policy, objective, batch, grads, dropout);
     }
@@ -173,33 +199,35 @@ pub fn gradient(
         true => group_micro_batches(batch, &rows, policy.micro_tokens),
         false => micro_batches(batch, &rows, policy.micro_tokens),
     };
-    let mut pull = Pull { decoder: &policy.decoder, temperature, with_entropy: needs.entropy_leaf, grads };
+    let teaching = objective.divergence().map(|d| Teaching::new(policy, batch, d)).transpose()?;
+    let mut pull =
+        Pull { decoder: &policy.decoder, batch, teaching, temperature, with_entropy: needs.entropy_leaf, grads };
     let pass = Pass { keep: policy.keep, dropout, ..Pass::SCORE };
     let mut update =
         Update { tokens: micros.iter().map(|m| m.pack.len()).sum(), micro_batches: micros.len(), ..Update::default() };
     // Rows that are not run keep the values they were sampled with: their gradient is zero.
-    let resting = |rows: &[usize]| -> (Table, Table) {
-        let (mut logp, entropy) = (Table::zeros(rows.len(), batch.width()), Table::zeros(rows.len(), batch.width()));
+    let resting = |rows: &[usize]| -> Cells {
+        let mut cells = Cells::new(rows.len(), batch.width(), &needs);
         if let Some(known) = batch.old_logp.as_ref().or(batch.sampling_logp.as_ref()) {
             for (i, &row) in rows.iter().enumerate().filter(|(_, row)| !is_live[**row]) {
                 let values = known.row(row).iter().map(|v| if v.is_finite() { *v } else { 0.0 });
-                logp.row_mut(i).iter_mut().zip(values).for_each(|(to, from)| *to = from);
+                cells.logp.row_mut(i).iter_mut().zip(values).for_each(|(to, from)| *to = from);
             }
         }
-        (logp, entropy)
+        cells
     };
     if micros.len() <= 1 || objective.couples_rows() {
         let all: Vec<usize> = (0..batch.rows()).collect();
-        let (mut logp, mut entropy) = resting(&all);
+        let mut cells = resting(&all);
         let mut only = None;
         for micro in &micros {
             let is_only = micros.len() == 1;
             let keep = if is_only { pass.keep } else { Keep::Nothing };
             let (tape, values) = pull.forward(micro, Pass { keep, ..pass })?;
-            write(&values, micro, &mut logp, &mut entropy, |row| row);
+            cells.write(&values, micro, |row| row);
             only = is_only.then_some((tape, values));
         }
-        let leaf = leaf_gradients(objective, batch, &logp, &entropy, needs.entropy_leaf, &mut update)?;
+        let leaf = leaf_gradients(objective, batch, &cells, &mut update)?;
         match only {
             Some((tape, values)) => pull.back(tape, &micros[0], &values, &leaf.at(&micros[0], |row| row))?,
             None => {
@@ -217,17 +245,15 @@ pub fn gradient(
         let mut place = vec![usize::MAX; batch.rows()];
         micro.rows.iter().enumerate().for_each(|(i, &row)| place[row] = i);
         micro.rows.iter().for_each(|&row| seen[row] = true);
-        let (mut logp, mut entropy) = resting(&micro.rows);
-        write(&values, micro, &mut logp, &mut entropy, |row| place[row]);
-        let leaf =
-            leaf_gradients(objective, &batch.select(&micro.rows), &logp, &entropy, needs.entropy_leaf, &mut update)?;
+        let mut cells = resting(&micro.rows);
+        cells.write(&values, micro, |row| place[row]);
+        let leaf = leaf_gradients(objective, &batch.select(&micro.rows), &cells, &mut update)?;
         pull.back(tape, micro, &values, &leaf.at(micro, |row| place[row]))?;
     }
     // The rows that were not run still count in the loss and the metrics.
     let rest: Vec<usize> = (0..batch.rows()).filter(|&i| !seen[i]).collect();
     if !rest.is_empty() {
-        let (logp, entropy) = resting(&rest);
-        leaf_gradients(objective, &batch.select(&rest), &logp, &entropy, needs.entropy_leaf, &mut update)?;
+        leaf_gradients(objective, &batch.select(&rest), &resting(&rest), &mut update)?;
     }
     Ok(update)
 }
@@ -249,52 +275,55 @@ pub(super) fn live_rows(objective: &dyn Objective, batch: &Batch) -> Vec<bool> {
         .collect()
 }
 
-fn write(
-    values: &[RowValue],
-    micro: &MicroBatch,
-    logp: &mut Table,
-    entropy: &mut Table,
-    place: impl Fn(usize) -> usize,
-) {
-    for (value, &(row, t)) in values.iter().zip(&micro.cells) {
-        logp.row_mut(place(row))[t] = value.logp;
-        entropy.row_mut(place(row))[t] = value.entropy;
-    }
-}
-
-/// Gradients of the loss at the leaves.
-struct LeafGradients {
+/// Values, or gradients, of every leaf, [N,T] each.
+struct Cells {
     logp: Table,
     entropy: Option<Table>,
+    divergence: Option<Table>,
 }
 
-impl LeafGradients {
+impl Cells {
+    fn new(rows: usize, width: usize, needs: &Needs) -> Self {
+        let zeros = || Table::zeros(rows, width);
+        let (entropy, divergence) = (needs.entropy_leaf.then(zeros), needs.divergence_leaf.then(zeros));
+        Self { logp: zeros(), entropy, divergence }
+    }
+
+    fn write(&mut self, values: &[RowValue], micro: &MicroBatch, place: impl Fn(usize) -> usize) {
+        for (value, &(row, t)) in values.iter().zip(&micro.cells) {
+            self.logp.row_mut(place(row))[t] = value.logp;
+            if let Some(entropy) = &mut self.entropy {
+                entropy.row_mut(place(row))[t] = value.entropy;
+            }
+            if let Some(divergence) = &mut self.divergence {
+                divergence.row_mut(place(row))[t] = value.divergence;
+            }
+        }
+    }
+
+    /// The gradient at each value of a micro-batch.
     fn at(&self, micro: &MicroBatch, place: impl Fn(usize) -> usize) -> Vec<RowGrad> {
-        let entropy = |row: usize, t: usize| self.entropy.as_ref().map_or(0.0, |e| e.row(row)[t]);
+        let of = |table: &Option<Table>, row: usize, t: usize| table.as_ref().map_or(0.0, |e| e.row(row)[t]);
         let grad = |&(row, t): &(usize, usize)| RowGrad {
             logp: self.logp.row(place(row))[t],
-            entropy: entropy(place(row), t),
-            divergence: 0.0,
+            entropy: of(&self.entropy, place(row), t),
+            divergence: of(&self.divergence, place(row), t),
         };
         micro.cells.iter().map(grad).collect()
     }
 }
 
-fn leaf_gradients(
-    objective: &dyn Objective,
-    batch: &Batch,
-    logp: &Table,
-    entropy: &Table,
-    with_entropy: bool,
-    update: &mut Update,
-) -> Result<LeafGradients> {
+/// The loss of a batch, and its gradient at every leaf.
+fn leaf_gradients(objective: &dyn Objective, batch: &Batch, values: &Cells, update: &mut Update) -> Result<Cells> {
     let leaf = |table: &Table| -> Result<Var> { Ok(Var::from_tensor(&table.tensor()?)?) };
-    let logp = leaf(logp)?;
-    let entropy = with_entropy.then(|| leaf(entropy)).transpose()?;
+    let logp = leaf(&values.logp)?;
+    let entropy = values.entropy.as_ref().map(leaf).transpose()?;
+    let divergence = values.divergence.as_ref().map(leaf).transpose()?;
+    let tensor = |var: &Option<Var>| var.as_ref().map(|v| v.as_tensor().clone());
     let leaves = Leaves {
         logp: logp.as_tensor().clone(),
-        entropy: entropy.as_ref().map(|e| e.as_tensor().clone()),
-        divergence: None,
+        entropy: tensor(&entropy),
+        divergence: tensor(&divergence),
         score: None,
     };
     let loss = objective.loss(batch, &leaves)?;
@@ -309,25 +338,47 @@ fn leaf_gradients(
             None => Ok(Table::zeros(batch.rows(), batch.width())),
         }
     };
-    Ok(LeafGradients { logp: table(&logp)?, entropy: entropy.as_ref().map(table).transpose()? })
+    Ok(Cells {
+        logp: table(&logp)?,
+        entropy: entropy.as_ref().map(table).transpose()?,
+        divergence: divergence.as_ref().map(table).transpose()?,
+    })
 }
 
 /// Runs micro-batches forward and back.
 struct Pull<'a> {
     decoder: &'a Decoder,
+    batch: &'a Batch,
+    /// What a teacher says of each token, where the objective asks for a divergence.
+    teaching: Option<Teaching<'a>>,
     temperature: f64,
     with_entropy: bool,
     grads: &'a mut Grads,
 }
 
 impl Pull<'_> {
-    fn function<'m>(&self, micro: &'m MicroBatch) -> TokenLogp<'m> {
+    fn token<'m>(&self, micro: &'m MicroBatch) -> TokenLogp<'m> {
         TokenLogp { tokens: &micro.targets, temperature: self.temperature, with_entropy: self.with_entropy }
     }
 
-    fn forward(&self, micro: &MicroBatch, pass: Pass) -> Result<(crate::model::decoder::Tape, Vec<RowValue>)> {
+    fn forward(&self, micro: &MicroBatch, pass: Pass) -> Result<(Tape, Vec<RowValue>)> {
         let tape = self.decoder.forward(&micro.pack, pass)?;
-        let values = self.decoder.rows_forward(&tape.hidden, &micro.at, &self.function(micro))?;
+        let token = self.token(micro);
+        let values = match (&self.batch.soft, &self.teaching) {
+            (_, Some(teaching)) => {
+                let mut values = Vec::with_capacity(micro.at.len());
+                for rows in chunks(micro.at.len()) {
+                    let function = teaching.function(&token, micro, rows.clone())?;
+                    values.extend(self.decoder.rows_forward(&tape.hidden, &micro.at[rows], &function)?);
+                }
+                values
+            }
+            (Some(soft), None) => {
+                let function = SoftLogp { token, steps: &micro.steps(self.batch), density: soft.density };
+                self.decoder.rows_forward(&tape.hidden, &micro.at, &function)?
+            }
+            (None, None) => self.decoder.rows_forward(&tape.hidden, &micro.at, &token)?,
+        };
         if let Some(at) = values.iter().position(|v| !v.logp.is_finite()) {
             let (row, t) = micro.cells[at];
             anyhow::bail!(
@@ -337,22 +388,44 @@ impl Pull<'_> {
         Ok((tape, values))
     }
 
-    fn back(
-        &mut self,
-        tape: crate::model::decoder::Tape,
-        micro: &MicroBatch,
-        values: &[RowValue],
-        upstream: &[RowGrad],
-    ) -> Result<()> {
+    fn back(&mut self, tape: Tape, micro: &MicroBatch, values: &[RowValue], upstream: &[RowGrad]) -> Result<()> {
         if upstream.iter().all(RowGrad::is_zero) {
             return Ok(());
         }
-        let function =
-            TokenLogp { tokens: &micro.targets, temperature: self.temperature, with_entropy: self.with_entropy };
-        let d_hidden: Tensor = self
-            .decoder
-            .rows_backward(&tape.hidden, &micro.at, &function, values, upstream, self.grads)
-            .context("the gradient cannot be pulled back through the head")?;
+        let d_hidden = self.head(&tape.hidden, micro, values, upstream);
+        let d_hidden = d_hidden.context("the gradient cannot be pulled back through the head")?;
         self.decoder.backward(tape, &micro.pack, &d_hidden, self.grads)
     }
+
+    /// The gradient at the hidden states [N,C].
+    fn head(
+        &mut self,
+        hidden: &Tensor,
+        micro: &MicroBatch,
+        values: &[RowValue],
+        upstream: &[RowGrad],
+    ) -> Result<Tensor> {
+        let (token, decoder, batch) = (self.token(micro), self.decoder, self.batch);
+        let Some(teaching) = &self.teaching else {
+            return match &batch.soft {
+                Some(soft) => {
+                    let function = SoftLogp { token, steps: &micro.steps(batch), density: soft.density };
+                    decoder.rows_backward(hidden, &micro.at, &function, values, upstream, self.grads)
+                }
+                None => decoder.rows_backward(hidden, &micro.at, &token, values, upstream, self.grads),
+            };
+        };
+        let d_hidden = hidden.zeros_like()?;
+        for rows in chunks(micro.at.len()) {
+            let function = teaching.function(&token, micro, rows.clone())?;
+            let (at, values, upstream) = (&micro.at[rows.clone()], &values[rows.clone()], &upstream[rows]);
+            add_in_place(&d_hidden, &decoder.rows_backward(hidden, at, &function, values, upstream, self.grads)?)?;
+        }
+        Ok(d_hidden)
+    }
+}
+
+/// Runs of rows whose logits exist at one time.
+fn chunks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(ROWS_A_CHUNK).map(move |first| first..(first + ROWS_A_CHUNK).min(rows))
 }

@@ -130,6 +130,7 @@ fn sample(decoder: &Decoder, max_rows: usize) -> Vec<Completion> {
         .collect();
     let settings = Settings {
         sampling: Sampling { temperature: 0.8, ..Sampling::default() },
+        thinking: None,
         eos: vec![5, 6],
         stop: None,
         key: vec![11, 2],

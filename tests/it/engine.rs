@@ -24,6 +24,7 @@ fn random(dtype: DType) -> Decoder {
 fn settings(max_rows: usize) -> Settings {
     Settings {
         sampling: Sampling { temperature: 0.8, ..Sampling::default() },
+        thinking: None,
         eos: vec![5],
         stop: None,
         key: vec![11, 2],

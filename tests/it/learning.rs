@@ -31,6 +31,7 @@ fn rollouts(policy: &Policy, step: u64, samples: u64, cap: usize, eos: Vec<u32>)
         .collect();
     let settings = Settings {
         sampling: Sampling::default(),
+        thinking: None,
         eos,
         stop: None,
         key: vec![3, step],

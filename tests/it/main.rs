@@ -22,5 +22,7 @@ mod preference;
 mod program;
 mod reward_models;
 mod rewards;
+mod soft;
+mod soft_training;
 mod training;
 mod usage;

@@ -43,7 +43,7 @@ pub(crate) fn gain(summary: &Value) -> f64 {
     summary["benchmarks"]["validation"]["difference"].as_f64().unwrap()
 }
 
-const QUICKSTART: &str = "configs/quickstart.toml";
+pub(crate) const QUICKSTART: &str = "configs/quickstart.toml";
 
 /// Measured with three seeds: +23 to +29 points after 20 steps, within 3 points of 0 without advantages.
 #[test]

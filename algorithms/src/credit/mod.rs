@@ -1,5 +1,7 @@
 //! Stage `credit`: weights that spread a rollout's advantage over its tokens.
 
+pub mod resrl;
+pub mod tw;
 pub mod uniform;
 
 use crate::registry::variants;
@@ -9,6 +11,8 @@ variants! {
     /// `[credit.<variant>]`: how an advantage is spread over the tokens.
     pub enum CreditConfig for Credit {
         "uniform" => Uniform(uniform::Uniform),
+        "resrl" => Resrl(resrl::Resrl),
+        "tw" => Tw(tw::Tw),
     }
     default Uniform
 }
@@ -23,6 +27,11 @@ pub trait Credit: State + Send {
     /// Whether it reads the verdict.
     fn reads_verdict(&self) -> bool {
         false
+    }
+
+    /// Refuses settings that a model of this hidden size cannot serve.
+    fn check_model(&self, _hidden_size: usize) -> Result<()> {
+        Ok(())
     }
 
     /// Fills `batch.credit`; leaves it `None` where every weight is 1.

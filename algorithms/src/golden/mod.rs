@@ -5,15 +5,21 @@
 
 mod adpo;
 mod budget;
+mod distillation;
 mod dpo;
 mod efficiency;
 mod grpo;
+mod leaves;
 mod optimiser_safety;
 mod pairing;
 mod power_dl;
 mod preference_metrics;
 mod real;
+mod resrl;
 mod reward_mixing;
+mod soft_grpo;
+mod soft_thinking;
+mod tw_grpo;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -6,6 +6,7 @@
 
 pub mod adpo;
 pub mod cpo;
+pub mod distill;
 pub mod dpo;
 pub mod grpo;
 pub mod kto;
@@ -18,10 +19,12 @@ mod rows;
 pub mod scalar;
 pub mod sft;
 pub mod simpo;
+pub mod soft_grpo;
 
 use candle_core::Tensor;
 
 use crate::registry::variants;
+use crate::row::divergence::Divergence;
 use crate::{Batch, Metrics, Needs, Result, State};
 
 variants! {
@@ -38,6 +41,8 @@ variants! {
         "kto" => Kto(kto::Kto),
         "power_dl" => PowerDl(power_dl::PowerDl),
         "reward_model" => RewardModel(reward_model::RewardModel),
+        "soft_grpo" => SoftGrpo(soft_grpo::SoftGrpo),
+        "distill" => Distill(distill::Distill),
     }
     default Grpo
 }
@@ -126,6 +131,26 @@ pub trait Objective: State + Send {
     /// not be run through the model.
     fn rests_without_advantage(&self) -> bool {
         false
+    }
+
+    /// Whether it learns from completions wherever they come from: given ones, or, with a [rollout] section, sampled ones.
+    fn takes_any_source(&self) -> bool {
+        false
+    }
+
+    /// Why soft steps cannot be learned from; `None` if their density serves as a log-prob.
+    fn refuses_soft_steps(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Why it has nothing to do without soft steps.
+    fn refuses_discrete_steps(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The divergence that its `divergence` leaf is.
+    fn divergence(&self) -> Option<Divergence> {
+        None
     }
 
     /// Rows whose gradient is surely zero for another reason, [N]; empty if there is none.

@@ -3,8 +3,11 @@
 //! The model's head computes logits in chunks of rows and hands each row to a [`RowFunction`],
 //! so that [N,T,V] never exists. The policy, old and reference passes use the same function.
 
+pub mod divergence;
+pub mod group;
 pub mod log_sum_sq;
 pub mod simd;
+pub mod soft;
 pub mod stablemax;
 pub mod token;
 

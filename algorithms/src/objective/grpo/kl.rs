@@ -20,6 +20,9 @@ pub enum Estimator {
     #[default]
     #[serde(rename = "k3")]
     K3,
+    /// k3 within [-10, 10], with no gradient beyond (verl's `low_var_kl`).
+    #[serde(rename = "low_var_kl")]
+    LowVarKl,
     /// The value of k1 with the gradient of k2.
     #[serde(rename = "k1+")]
     K1Plus,
@@ -45,6 +48,7 @@ impl Estimator {
             Self::K1 => d.clone(),
             Self::K2 => k2()?,
             Self::K3 => k3()?,
+            Self::LowVarKl => clamp(&k3()?, -10.0, 10.0)?,
             Self::K1Plus => with_gradient_of_k2(d.clone())?,
             Self::K3Plus => with_gradient_of_k2(k3()?)?,
         })
