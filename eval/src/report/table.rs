@@ -89,6 +89,9 @@ pub(super) fn accuracy_rows(report: &Report) -> Vec<Vec<String>> {
 
 /// What the check against the training data found.
 pub(super) fn contamination_sentence(found: &Contamination) -> String {
+    if found.exact + found.normalised + found.run == 0 {
+        return format!("None of the {} texts of `{}` holds a problem.", found.texts, found.training);
+    }
     format!(
         "Checked against {} texts of `{}`: {} problems stand there word for word, {} more but for case and punctuation, {} more share a run of 13 words; {} were taken out.",
         found.texts,
