@@ -100,8 +100,8 @@ impl Examiner {
     /// Every exam for the model before training. Its completions stay in the run's folder, so that a resumed run need
     /// not make them again; `policy` loads the model where some are missing.
     pub fn sit_base(&self, policy: &Policy, folder: &RunFolder) -> Result<Vec<Outcome>> {
-        let journal = |exam: &Exam| folder.join("report").join(format!("base-{}.jsonl", file_name(&exam.name)));
-        self.exams.iter().map(|exam| exam.sit(policy, &self.sitting(exam, Some(journal(exam))))).collect()
+        let sit = |exam: &Exam| exam.sit(policy, &self.sitting(exam, Some(journal(folder, &exam.name))));
+        self.exams.iter().map(sit).collect()
     }
 
     fn sitting(&self, exam: &Exam, journal: Option<PathBuf>) -> Sitting<'_> {
@@ -145,6 +145,8 @@ impl Examiner {
         let path = folder.join("report");
         report.write(&path, &samples, Some(whole_run))?;
         for outcome in base {
+            // What the journal held stands in these samples now.
+            eval::journal::Journal::remove(&journal(folder, &outcome.name));
             write_samples(&path.join(format!("samples_{}_base.jsonl", file_name(&outcome.name))), &outcome.samples)?;
         }
         figures::write(&path, &report.training)?;
@@ -219,6 +221,11 @@ pub fn line(outcome: &Outcome) -> String {
             String::new()
         }
     )
+}
+
+/// Where the completions of the model before training are kept until the report is written.
+fn journal(folder: &RunFolder, exam: &str) -> PathBuf {
+    folder.join("report").join(format!("unfinished_{}.jsonl", file_name(exam)))
 }
 
 fn file_name(name: &str) -> String {

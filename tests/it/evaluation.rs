@@ -169,13 +169,13 @@ fn gates_fail_and_pass_and_reports_are_compared() {
     assert_eq!(bad.status, 2, "an argument given twice is refused: {}", bad.stderr);
     let mut all = arguments("bad");
     let at = all.iter().position(|a| a == "40").unwrap();
-    all[at] = "3".into();
+    all[at] = "1".into();
     all.extend(["--label", "bad", "--fail-if-worse-than", "good", "--fail-below", "0.9"].map(str::to_owned));
     let bad = folder.run(&all.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(bad.status, 1);
     assert!(bad.stderr.contains("is below 90.0 % (`--fail-below`); validation: worse than `good`"), "{}", bad.stderr);
     assert!(bad.stdout.contains("bad is worse than good"), "{}", bad.stdout);
-    assert!(bad.stdout.contains("no completion ended by itself within 3 tokens"), "{}", bad.stdout);
+    assert!(bad.stdout.contains("no completion ended by itself within 1 tokens"), "{}", bad.stdout);
     let fine = eval(&folder, "fine", &["--fail-if-worse-than", "bad", "--against", "good", "--fail-below", "0.01"]);
     assert_eq!(fine.status, 0, "{}", fine.stderr);
     assert!(
@@ -214,7 +214,7 @@ fn bad_input_is_one_clear_line() {
     refuses("validation", &[], 2, "name the config with `--config`");
     refuses("missing.jsonl", &[], 1, "error: missing.jsonl:3: no field `answer`");
     refuses("twice.jsonl", &[], 1, "twice.jsonl:2: a second record has the id `7`");
-    refuses("gsm8k=ok.jsonl", &[], 1, "no field `question`");
+    refuses("gsm8k=ok.jsonl", &[], 1, "ok.jsonl:1: field `answer` has no line `#### answer`");
     refuses("empty.jsonl", &[], 1, "`empty.jsonl` is empty");
     refuses("long.jsonl", &[], 1, "leaves no room in the model's context of 128");
     refuses("ok.jsonl", &["--samples", "4"], 2, "4 samples at temperature 0 are the same completion 4 times");
@@ -273,7 +273,7 @@ fn a_run_ends_with_a_report_of_base_and_final_and_keeps_its_best() {
         "run.save_every=0",
         "data.validation=60",
         "prompts.shuffle.per_step=8",
-        "eval.benchmarks=[\"validation\", \"generated:subtraction\"]",
+        "eval.benchmarks=[\"validation\", \"generated:mixed\"]",
     ];
     let folder = run.train("report", &sets);
     let report = Report::read(&folder.join("report")).unwrap();
@@ -284,7 +284,7 @@ fn a_run_ends_with_a_report_of_base_and_final_and_keeps_its_best() {
     assert_eq!(steps, [0.0, 2.0, 4.0, 6.0]);
     assert!(held_out.points.iter().all(|point| point.lower < point.upper));
     // Between steps only the validation slice is asked.
-    let other = report.training.iter().find(|curve| curve.name == "generated:subtraction accuracy").unwrap();
+    let other = report.training.iter().find(|curve| curve.name == "generated:mixed accuracy").unwrap();
     assert_eq!(other.points.len(), 2);
     assert!(report.training.iter().any(|curve| curve.name == "entropy" && curve.points.len() == 6));
     assert!(report.notes.iter().any(|note| note.contains("that figure was chosen")), "{:?}", report.notes);
@@ -313,16 +313,7 @@ fn an_adapter_is_evaluated_and_the_report_says_what_it_is() {
     let output = run.output.path().join("out");
     let done = Command::new(env!("CARGO_BIN_EXE_candlewick"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args([
-            "eval",
-            &checkpoint.display().to_string(),
-            "-b",
-            "generated:subtraction",
-            "--problems",
-            "5",
-            "--limit",
-            "20",
-        ])
+        .args(["eval", &checkpoint.display().to_string(), "-b", "generated:mixed", "--problems", "5", "--limit", "20"])
         .args(["--config", "configs/quickstart.toml", "--output", &output.display().to_string()])
         .output()
         .unwrap();

@@ -328,12 +328,15 @@ fn details(entry: &Entry, at: usize) -> String {
         };
         out.push_str(&table(&std::iter::once(head).chain(results.pass.iter().map(row)).collect::<Vec<_>>()));
     }
-    if entry.sensitivity.len() > 1 {
-        out.push_str(&table(&grader_rows(entry)));
-    }
     out.push_str("</div>");
+    if entry.sensitivity.len() > 1 {
+        out.push_str(&format!(
+            "<details><summary>The same completions under other graders</summary>{}</details>",
+            table(&grader_rows(entry))
+        ));
+    }
     if let Some(found) = &entry.wordings {
-        out.push_str(&format!("<h3>Under other wordings</h3>{}", table(&wording_rows(found))));
+        out.push_str(&format!("<h3 class=\"part\">Under other wordings</h3>{}", table(&wording_rows(found))));
     }
     let sampling: Vec<String> = protocol.sampling.iter().map(|(name, value)| format!("{name} {value}")).collect();
     let tokens = |tokens: &[super::Token]| -> String {

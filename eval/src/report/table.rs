@@ -87,8 +87,34 @@ pub(super) fn accuracy_rows(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
+/// The accuracies' rows for a terminal: problems and samples in one column, short heads, and no model where there is one only.
+fn narrow(report: &Report, rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let has_others = report.benchmarks.iter().any(|entry| !entry.against.is_empty());
+    let row = |(at, mut row): (usize, Vec<String>)| {
+        let samples = row.remove(3);
+        row[2] = if at == 0 { "asked".to_owned() } else { format!("{} x {samples}", row[2]) };
+        if at == 0 {
+            for cell in &mut row {
+                match cell.as_str() {
+                    "truncated" => "cut".clone_into(cell),
+                    "no answer" => "silent".clone_into(cell),
+                    _ => {}
+                }
+            }
+        }
+        if !has_others {
+            row.remove(1);
+        }
+        row
+    };
+    rows.into_iter().enumerate().map(row).collect()
+}
+
 /// What the check against the training data found.
 pub(super) fn contamination_sentence(found: &Contamination) -> String {
+    if found.exact + found.normalised + found.run == 0 {
+        return format!("None of the {} texts of `{}` holds a problem.", found.texts, found.training);
+    }
     format!(
         "Checked against {} texts of `{}`: {} problems stand there word for word, {} more but for case and punctuation, {} more share a run of 13 words; {} were taken out.",
         found.texts,
@@ -113,7 +139,7 @@ pub(super) fn sentences(report: &Report) -> Vec<String> {
 
 /// The report for a terminal, in lines that end in a line break.
 pub fn table(report: &Report) -> String {
-    let mut out = columns(&accuracy_rows(report));
+    let mut out = columns(&narrow(report, accuracy_rows(report)));
     if let Some(overall) = &report.overall {
         let of =
             |name: &str, estimate: &Estimate| format!("{name} {} ({})\n", percent(estimate.value), range(estimate));
