@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => cli::generate::run(&arguments),
         Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Check(arguments) => cli::check::run(&arguments),
+        Command::Probe(arguments) => cli::probe::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::List => cli::list::run(),
         Command::Explain(arguments) => cli::explain::run(&arguments),

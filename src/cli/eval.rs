@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candlewick::config::{AskForm, Config, Device, Dtype, EvalConfig, ModelConfig};
+use candlewick::config::{AskForm, BudgetWord, Config, Device, Dtype, EvalBudget, EvalConfig, ModelConfig};
 use candlewick::data::{self, DataConfig};
 use candlewick::eval::{self, Exam, Outcome, Sitting, Training};
 use candlewick::hub::Hub;
@@ -80,6 +80,9 @@ struct Decoding {
     /// A text that ends a completion; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Length in tokens that the prompts tell; nothing if not given.
+    #[arg(long, value_name = "TOKENS")]
+    told: Option<usize>,
     /// Seed of the samples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -156,7 +159,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..ModelConfig::named(&arguments.model)
     };
     let policy = Policy::load(&model, &data)?;
-    let exams = eval::exams(&policy, &settings, &data, training.as_ref())?;
+    let exams = eval::exams(&policy, &settings, &data, training.as_ref(), arguments.decoding.told)?;
     for exam in &exams {
         super::note(&format!(
             "{}: {} problems, {} completions",
@@ -243,6 +246,7 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
         shots_from: asking.shots_from.clone(),
         wordings: asking.wordings,
         system: asking.system.clone(),
+        budget: decoding.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
         every: 0,
     };
     Ok(settings)

@@ -9,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod merge;
+pub(crate) mod probe;
 pub(crate) mod schema;
 mod table;
 pub(crate) mod train;
@@ -50,6 +51,7 @@ pub(crate) enum Command {
     Generate(generate::Arguments),
     Merge(merge::Arguments),
     Check(check::Arguments),
+    Probe(probe::Arguments),
     Doctor(doctor::Arguments),
     /// List the stages of a run and the variants of each.
     List,

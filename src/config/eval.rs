@@ -44,6 +44,29 @@ pub struct EvalConfig {
     pub wordings: usize,
     /// System prompt of a benchmark's chat; absent leaves it to the chat template.
     pub system: Option<String>,
+    /// Length that the prompts tell: none, that of the last training step, or a number of tokens. A model trained on
+    /// told lengths answers otherwise without one: report both.
+    pub budget: EvalBudget,
+}
+
+/// What the prompts of a test tell about the length of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EvalBudget {
+    /// In words.
+    Word(BudgetWord),
+    /// This many tokens.
+    Tokens(usize),
+}
+
+/// A budget that is not a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetWord {
+    /// Prompts tell nothing.
+    None,
+    /// The length that `budget.tokens` tells in the last training step.
+    Final,
 }
 
 /// For whom a benchmark's problems are worded.
@@ -90,6 +113,7 @@ impl Default for EvalConfig {
             shots_from: None,
             wordings: 1,
             system: None,
+            budget: EvalBudget::Word(BudgetWord::None),
         }
     }
 }

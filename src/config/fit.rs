@@ -9,11 +9,13 @@ use std::path::Path;
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::advantage::Advantage;
 use candlewick_algorithms::credit::Credit;
-use candlewick_algorithms::objective::{Objective, Reads};
+use candlewick_algorithms::objective::{Objective, ObjectiveConfig, Reads};
 use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 
 use super::load::{Finding, nearest};
-use super::{Config, TrainConfig, values};
+use candlewick_algorithms::prompts::PromptsConfig;
+
+use super::{BudgetWord, Config, EvalBudget, Kind, TrainConfig, values};
 
 /// The stages of a config, built.
 struct Stages {
@@ -44,7 +46,20 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
 
 /// What works but is seldom meant, a line each.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    config.objective.build().map(|o| o.warnings()).unwrap_or_default()
+    let mut lines = config.objective.build().map(|o| o.warnings()).unwrap_or_default();
+    if let Some(advantage) = config.advantage.as_ref().and_then(|a| a.build().ok()) {
+        lines.extend(advantage.warnings());
+    }
+    if let Kind::Online(online) = config.kind()
+        && matches!(config.objective, ObjectiveConfig::Real(_) | ObjectiveConfig::Adpo(_))
+        && online.train.epochs * online.train.minibatches == 1
+    {
+        lines.push(format!(
+            "with one update a rollout batch `objective.{}` is a plain policy gradient: set `train.online.epochs` or `train.online.minibatches` above 1",
+            config.objective.variant()
+        ));
+    }
+    lines
 }
 
 /// Whether an objective with these inputs learns from completions of the policy itself.
@@ -137,6 +152,8 @@ fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
 
     groups(config, stages, findings);
     rewards(config, stages, findings);
+    rates(config, stages, findings);
+    lengths(config, findings);
     if config.model.lora.as_ref().is_some_and(|l| l.dropout > 0.0) {
         findings.push(Finding {
             is_key: false,
@@ -164,6 +181,16 @@ fn groups(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
             help: Some("set the mean to 2 or more; 8 is usual".into()),
             ..Finding::at(&format!("budget.rollouts.{variant}.mean"), message)
         });
+    }
+    if let (Some((variant, mean)), ObjectiveConfig::Real(_) | ObjectiveConfig::Adpo(_)) = (rollouts, &config.objective)
+        && mean < 2.0
+        && findings.is_empty()
+    {
+        let message = format!(
+            "groups of {mean} completion teach nothing: `objective.{}` compares the completions of one prompt",
+            config.objective.variant()
+        );
+        findings.push(Finding { is_key: false, ..Finding::at(&format!("budget.rollouts.{variant}.mean"), message) });
     }
     let per_step = config.prompts.as_ref().and_then(|p| p.build().ok()).map(|p| p.per_step());
     if let (Some(per_step), Some(TrainConfig::Online(train))) = (per_step, config.train)
@@ -194,8 +221,13 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
             findings.push(Finding::at(&format!("{path}.{name}"), message));
         }
     }
+    let prompts = config.prompts.as_ref().and_then(|p| Some((p.variant(), p.build().ok()?.reads_success())));
+    let budget = config.budget.as_ref().map(|b| &b.rollouts);
+    let budget = budget.and_then(|r| Some((r.variant(), r.build().ok()?.reads_success())));
     let readers = [
         (stages.reads.verdict, format!("objective.{}", config.objective.variant())),
+        (prompts.is_some_and(|p| p.1), stage("prompts", prompts.map(|p| p.0))),
+        (budget.is_some_and(|b| b.1), stage("budget.rollouts", budget.map(|b| b.0))),
         (
             stages.advantage.as_ref().is_some_and(|a| a.reads_verdict()),
             stage("advantage", config.advantage.as_ref().map(|a| a.variant())),
@@ -211,6 +243,75 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
         let path =
             if config.reward.as_ref().is_some_and(|r| r.verdict.is_some()) { "reward.verdict" } else { "reward" };
         findings.push(Finding::at(path, format!("`{reader}` must know which completions are right: {error}")));
+    }
+}
+
+/// Who marks pairs and who reads them; labels that are labels; rates that something reads.
+fn rates(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
+    let reads_pairs = stages.advantage.as_ref().is_some_and(|a| a.reads_pairs());
+    if reads_pairs && !matches!(config.prompts, Some(PromptsConfig::Pairing(_)) | None) {
+        let path = stage("advantage", config.advantage.as_ref().map(|a| a.variant()));
+        let message = format!("`{path}` weighs pairs of a hard and an easy prompt, which only [prompts.pairing] makes");
+        findings.push(Finding {
+            help: Some("use [prompts.pairing], or [advantage.group]".into()),
+            ..Finding::at(&path, message)
+        });
+    }
+    let rewards = config.reward.as_ref().and_then(|r| Some((r.verdict.clone(), Rewards::new(r).ok()?)));
+    if let Some((Some(named), rewards)) = &rewards
+        && stages.objective.needs_binary_verdict()
+        && !rewards.is_verdict_binary()
+    {
+        let message = format!(
+            "`objective.{}` learns from labels that are 0 or 1, and `reward.verdict` names `{named}`, whose scores are not",
+            config.objective.variant()
+        );
+        findings.push(Finding {
+            is_key: false,
+            help: Some("name a binary reward, such as `math`".into()),
+            ..Finding::at("reward.verdict", message)
+        });
+    }
+    let Some(budget) = &config.budget else { return };
+    let tokens = budget.tokens.build().ok();
+    let tells = tokens.as_ref().is_some_and(|t| t.tells());
+    if config.data.probe.is_none() && tokens.is_some_and(|t| t.needs_probe()) {
+        let path = "budget.tokens.curriculum.start_share";
+        let message = format!("`{path}` multiplies the length that a probe measured: name its file in `data.probe`");
+        findings.push(Finding { help: Some("candlewick probe makes it".into()), ..Finding::at(path, message) });
+    }
+    let reads = config.prompts.as_ref().and_then(|p| p.build().ok()).is_some_and(|p| p.reads_success())
+        || budget.rollouts.build().is_ok_and(|r| r.reads_success());
+    if config.data.probe.is_some() && !reads && !tells {
+        let message = "nothing reads `data.probe`: neither prompts nor budgets go by success rates or told lengths";
+        findings.push(Finding {
+            help: Some("use [prompts.pairing], [budget.rollouts.knapsack] or [budget.tokens.curriculum]".into()),
+            ..Finding::at("data.probe", message)
+        });
+    }
+}
+
+/// A length that is told is told by something.
+fn lengths(config: &Config, findings: &mut Vec<Finding>) {
+    let Some(tokens) = config.budget.as_ref().and_then(|b| b.tokens.build().ok()) else { return };
+    if tokens.tells() {
+        return;
+    }
+    if let Some(length) = config.reward.as_ref().and_then(|r| r.length.as_ref())
+        && length.target.is_none()
+    {
+        let message = "`reward.length` pays for a length that nothing states: set its `target`, or tell one by [budget.tokens.curriculum]";
+        findings.push(Finding::at("reward.length", message));
+    }
+    if config.data.told.is_some() && !matches!(config.eval.budget, EvalBudget::Tokens(_)) {
+        findings.push(Finding {
+            help: Some("use [budget.tokens.curriculum], or `budget.tokens.fixed.told`".into()),
+            ..Finding::at("data.told", "nothing reads `data.told`: the token budget tells no length")
+        });
+    }
+    if config.eval.budget == EvalBudget::Word(BudgetWord::Final) {
+        let message = "`eval.budget` is the last length that training tells, and it tells none";
+        findings.push(Finding { is_key: false, ..Finding::at("eval.budget", message) });
     }
 }
 
@@ -230,6 +331,12 @@ fn offline(config: &Config, findings: &mut Vec<Finding>) {
         ("credit", config.credit.is_some()),
         ("train.online", matches!(config.train, Some(TrainConfig::Online(_)))),
     ];
+    if config.data.probe.is_some() {
+        findings.push(Finding::at(
+            "data.probe",
+            format!("nothing reads `data.probe`: objective `{objective}` learns from given examples"),
+        ));
+    }
     for (section, _) in sections.iter().filter(|(_, is_there)| *is_there) {
         findings.push(unread(section, &format!("objective `{objective}` learns from given examples")));
     }

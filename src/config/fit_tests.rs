@@ -176,3 +176,55 @@ fn the_output_folder_must_take_files() {
     let set = format!("run.output={}", folder.path().join("a/b").display());
     Config::parse("run.toml", ONLINE, &[set]).unwrap_or_else(|e| panic!("{e}"));
 }
+
+#[test]
+fn labels_of_real_are_labels() {
+    let real = without(ONLINE, "advantage.group").replace("[objective.grpo]", "[objective.real]");
+    Config::parse("run.toml", &real, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let two = real.replace("[reward.math]\n", "[reward.math]\n[reward.length]\ntarget = 9\n");
+    let message = refused(&two, &["reward.verdict=length"]);
+    assert!(message.starts_with("`objective.real` learns from labels that are 0 or 1"), "{message}");
+    assert!(refused(&real, &["budget.rollouts.uniform.mean=1"]).starts_with("groups of 1 completion teach nothing"));
+    assert!(refused(&format!("{real}[advantage.group]\n"), &[]).contains("reads no advantages"));
+}
+
+#[test]
+fn one_update_a_batch_is_told_to_real_and_adpo() {
+    for objective in ["objective.real", "objective.adpo"] {
+        let text = ONLINE.replace("[objective.grpo]", &format!("[{objective}]"));
+        let text = if objective == "objective.real" { without(&text, "advantage.group") } else { text };
+        let notes = Config::parse("run.toml", &text, &[]).unwrap_or_else(|e| panic!("{e}")).notes;
+        assert!(notes.iter().any(|n| n.contains("plain policy gradient")), "{notes:?}");
+        let notes = Config::parse("run.toml", &text, &["train.online.epochs=2".into()]).unwrap().notes;
+        assert!(!notes.iter().any(|n| n.contains("plain policy gradient")), "{notes:?}");
+    }
+}
+
+#[test]
+fn pairs_come_from_the_stage_that_makes_them() {
+    let message = refused(&ONLINE.replace("advantage.group", "advantage.pairing"), &[]);
+    assert!(message.contains("only [prompts.pairing] makes"), "{message}");
+    let pairs = ONLINE.replace("prompts.shuffle", "prompts.pairing").replace("advantage.group", "advantage.pairing");
+    let loaded = Config::parse("run.toml", &pairs, &["advantage.pairing.lambda_neg=2.0".into()]);
+    assert!(loaded.unwrap().notes[0].contains("group_then_weight"));
+}
+
+#[test]
+fn rates_and_lengths_are_told_and_read_by_someone() {
+    assert!(refused(ONLINE, &["data.probe=rates.jsonl"]).starts_with("nothing reads `data.probe`"));
+    assert!(refused(OFFLINE, &["data.probe=rates.jsonl"]).starts_with("nothing reads `data.probe`"));
+    assert!(refused(ONLINE, &["data.told=\"{prompt} {tokens}\""]).starts_with("nothing reads `data.told`"));
+    assert!(refused(ONLINE, &["eval.budget=final"]).contains("it tells none"));
+    assert!(refused(ONLINE, &["data.told=\"{prompt}\""]).contains("must contain"));
+    let paid = ONLINE.replace("[reward.math]\n", "[reward.math]\n[reward.length]\n");
+    assert!(refused(&paid, &[]).contains("a length that nothing states"));
+    let curriculum = paid.replace("budget.tokens.fixed", "budget.tokens.curriculum");
+    Config::parse("run.toml", &curriculum, &["eval.budget=final".into()]).unwrap_or_else(|e| panic!("{e}"));
+    assert!(
+        refused(&curriculum, &["budget.tokens.curriculum.start_share=1.5"]).contains("name its file in `data.probe`")
+    );
+    assert!(refused(&curriculum, &["budget.tokens.curriculum.schedule.drops.end=0"]).contains("smallest budget is 1"));
+    assert!(refused(ONLINE, &["budget.rollouts.knapsack.mean=1"]).contains("cannot pay it"));
+    let silent = ONLINE.replace("[reward.math]", "[reward.length]\ntarget = 9");
+    assert!(refused(&silent, &["budget.rollouts.knapsack={}"]).starts_with("`budget.rollouts.knapsack` must know"));
+}

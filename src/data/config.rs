@@ -34,6 +34,12 @@ pub struct DataConfig {
     /// message, except for prompts that are plain text in the data (`prompt`) and the generators'
     /// bare style.
     pub conversational: Option<bool>,
+    /// The text around a prompt that tells how long the answer should be; `{prompt}` stands for the prompt (the last
+    /// user message), `{tokens}` for the length, and both must occur. Used only where a length is told. Absent: the
+    /// prompt, and in a new line `The whole response must use exactly {tokens} tokens.`
+    pub told: Option<String>,
+    /// A file of `candlewick probe` on the training problems, whose success rates and lengths the run starts from.
+    pub probe: Option<std::path::PathBuf>,
     /// Longest prompt in tokens. Longer ones are left out, counted and told; none is ever cut.
     pub max_prompt_tokens: Option<usize>,
     /// Use only the first rows of the training data.
@@ -53,6 +59,11 @@ impl DataConfig {
             && !template.contains("{problem}")
         {
             bail!("`data.template` must contain `{{problem}}`: it is `{template}`");
+        }
+        if let Some(told) = &self.told
+            && !(told.contains("{prompt}") && told.contains("{tokens}"))
+        {
+            bail!("`data.told` must contain `{{prompt}}` and `{{tokens}}`: it is `{told}`");
         }
         if self.limit == Some(0) {
             bail!("`data.limit` must be at least 1: leave it out to use all rows");

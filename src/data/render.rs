@@ -61,6 +61,9 @@ pub struct Prompts {
     pub doubled_bos: usize,
 }
 
+/// The words that tell a length where `data.told` says nothing else.
+const TOLD: &str = "{prompt}\nThe whole response must use exactly {tokens} tokens.";
+
 /// Turns prompts into token ids.
 #[derive(Clone, Debug)]
 pub struct Renderer {
@@ -69,6 +72,8 @@ pub struct Renderer {
     options: RenderOptions,
     /// Leave out the template's own system prompt.
     without_system: bool,
+    /// The text around a prompt that tells a length.
+    told: String,
     max_prompt_tokens: Option<usize>,
 }
 
@@ -90,6 +95,7 @@ impl Renderer {
             template,
             options,
             without_system: config.system.as_deref() == Some(""),
+            told: config.told.clone().unwrap_or_else(|| TOLD.to_owned()),
             max_prompt_tokens: config.max_prompt_tokens,
         }
     }
@@ -112,6 +118,30 @@ impl Renderer {
             warnings.push(warning);
         }
         warnings
+    }
+
+    /// The prompt that also tells how long the answer should be, in the words of `data.told`.
+    ///
+    /// The words go around a plain prompt, or around the text of the last user message; a conversation without
+    /// one gets a user message of its own.
+    pub fn told(&self, prompt: &Prompt, tokens: usize) -> Prompt {
+        let wrap = |text: &str| {
+            // The prompt last, so that what it holds is never taken for a place.
+            let (before, after) = self.told.split_once("{prompt}").unwrap_or(("", ""));
+            let number = |part: &str| part.replace("{tokens}", &tokens.to_string());
+            format!("{}{text}{}", number(before), number(after))
+        };
+        match prompt {
+            Prompt::Text(text) => Prompt::Text(wrap(text)),
+            Prompt::Messages(messages) => {
+                let mut messages = messages.clone();
+                match messages.iter_mut().rev().find(|message| message.role == "user") {
+                    Some(message) => message.content = Json::String(wrap(&message.text())),
+                    None => messages.push(Message::user(wrap("").trim())),
+                }
+                Prompt::Messages(messages)
+            }
+        }
     }
 
     /// The text of a prompt, as the model will see it.

@@ -1,6 +1,6 @@
 //! A benchmark rendered for one model: its prompts as text and tokens, and what is doubtful about them.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candlewick_eval::benchmark::{self, Ask, Benchmark, Form, Item, Role, Shot, WORDINGS};
 use candlewick_eval::contamination::Contamination;
 use serde_json::Value;
@@ -53,19 +53,24 @@ pub(super) struct Rendered {
 /// The exams that `[eval]` names: benchmarks from the Hub (`gsm8k`) or a file (`gsm8k=FILE`), files and data sets of
 /// one's own, generated problems, or `validation`, the held-out part of `[data]`.
 ///
-/// Problems that stand in `training` are taken out. Errors: an unknown name with those there are; a record that
+/// Problems that stand in `training` are taken out. `told` is the length in tokens that every prompt tells, if any. Errors: an unknown name with those there are; a record that
 /// cannot be read, with file and line; a prompt without room for an answer; two exams of one name.
-pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Option<&Training>) -> Result<Vec<Exam>> {
+pub fn exams(
+    policy: &Policy,
+    eval: &EvalConfig,
+    data: &DataConfig,
+    training: Option<&Training>,
+    told: Option<usize>,
+) -> Result<Vec<Exam>> {
     let hub = Hub::from_env();
     let mut exams: Vec<Exam> = Vec::new();
     for name in &eval.benchmarks {
-        let mut set = set::read(name, data, &hub).with_context(|| format!("benchmark `{name}` cannot be prepared"))?;
+        let mut set = set::read(name, data, &hub)?;
         if let Some(training) = training {
             set.clean(training)?;
         }
         set.limit(eval.problems);
-        let exam =
-            Exam::render(policy, eval, &hub, set).with_context(|| format!("benchmark `{name}` cannot be prepared"))?;
+        let exam = Exam::render(policy, eval, &hub, set, told).map_err(|e| anyhow!("benchmark `{name}`: {e:#}"))?;
         ensure!(
             exams.iter().all(|other| other.name != exam.name),
             "two benchmarks are named `{}`: evaluate them apart, or rename a file",
@@ -77,7 +82,7 @@ pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Op
 }
 
 impl Exam {
-    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, set: Set) -> Result<Self> {
+    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, set: Set, told: Option<usize>) -> Result<Self> {
         let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
         let mut form = match (eval.form, has_template) {
             (AskForm::Base, _) | (AskForm::Auto, false) => Form::Base,
@@ -107,8 +112,8 @@ impl Exam {
             let ask = Ask { form, shots: shots.clone(), wording, system: eval.system.clone() };
             let prompts = (set.entries.iter())
                 .map(|(item, own)| match own {
-                    Some(prompt) => rendered(policy, prompt, &item.id),
-                    None => rendered(policy, &prompt_of(set.benchmark.prompt(item, &ask), &mut stop), &item.id),
+                    Some(prompt) => rendered(policy, prompt, &item.id, told),
+                    None => rendered(policy, &prompt_of(set.benchmark.prompt(item, &ask), &mut stop), &item.id, told),
                 })
                 .collect::<Result<Vec<_>>>()?;
             let has_instruction = form == Form::Chat && !set.is_held_out;
@@ -166,8 +171,7 @@ fn shots(benchmark: &dyn Benchmark, eval: &EvalConfig, hub: &Hub) -> Result<Opti
                 break 'files;
             }
             let (place, row) = row?;
-            let shot = benchmark.shot(&Value::Object(row), shots.len()).with_context(|| place.to_string())?;
-            shots.push(shot);
+            shots.push(benchmark.shot(&Value::Object(row), shots.len()).map_err(|e| set::at(&place, e))?);
         }
     }
     ensure!(shots.len() == wanted, "`{file}` holds {} worked examples, not {wanted}", shots.len());
@@ -204,7 +208,9 @@ fn prompt_of(prompt: benchmark::Prompt, stop: &mut Vec<String>) -> Prompt {
     }
 }
 
-fn rendered(policy: &Policy, prompt: &Prompt, id: &str) -> Result<Rendered> {
+fn rendered(policy: &Policy, prompt: &Prompt, id: &str, told: Option<usize>) -> Result<Rendered> {
+    let told = told.map(|tokens| policy.renderer.told(prompt, tokens));
+    let prompt = told.as_ref().unwrap_or(prompt);
     let render = || -> Result<Rendered> {
         let (text, ids) = (policy.renderer.text(prompt)?, policy.renderer.prompt(prompt)?);
         let room = policy.decoder.spec.max_positions;

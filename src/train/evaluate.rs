@@ -12,7 +12,7 @@ use super::checkpoint::{HeldOut, State};
 use super::figures;
 use super::folder::{RunFolder, write_atomically};
 use super::policy::Policy;
-use crate::config::{Config, EvalConfig, Kind};
+use crate::config::{BudgetWord, Config, EvalBudget, EvalConfig, Kind};
 use crate::data::{self, Split};
 pub use crate::eval::Outcome;
 use crate::eval::{self, Exam, Sitting, Training};
@@ -20,6 +20,15 @@ use crate::hub::Hub;
 
 /// The benchmark on which the best checkpoint is chosen, where a run has it.
 const VALIDATION: &str = "validation";
+
+/// The length that prompts of a test tell, where the last training step tells `last`.
+fn told(eval: &EvalConfig, last: Option<usize>) -> Option<usize> {
+    match eval.budget {
+        EvalBudget::Word(BudgetWord::None) => None,
+        EvalBudget::Word(BudgetWord::Final) => last,
+        EvalBudget::Tokens(tokens) => Some(tokens),
+    }
+}
 
 /// How a run examines its policy.
 pub struct Examiner {
@@ -33,8 +42,9 @@ pub struct Examiner {
 }
 
 impl Examiner {
-    /// The exams of a run; what stands in its training data is taken out of its benchmarks.
-    pub fn for_run(policy: &Policy, config: &Config) -> Result<Self> {
+    /// The exams of a run; what stands in its training data is taken out of its benchmarks. `last` is the length in
+    /// tokens that its last step tells.
+    pub fn for_run(policy: &Policy, config: &Config, last: Option<usize>) -> Result<Self> {
         let budget = match config.kind() {
             Kind::Online(online) => Some(online.budget.tokens.build()?.largest()),
             Kind::Offline(_) => None,
@@ -43,7 +53,7 @@ impl Examiner {
             true => Vec::new(),
             false => {
                 let train = Training::of(&data::load(&config.data, &Hub::from_env(), Split::Train)?);
-                eval::exams(policy, &config.eval, &config.data, Some(&train))?
+                eval::exams(policy, &config.eval, &config.data, Some(&train), told(&config.eval, last))?
             }
         };
         let model = &config.model;

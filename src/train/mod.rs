@@ -13,6 +13,8 @@ pub mod metrics;
 pub mod offline;
 pub mod online;
 pub mod policy;
+pub mod probe;
+mod told;
 pub mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use candlewick_algorithms::advantage::Advantage;
 use candlewick_algorithms::batch::{Advantages, Scores, Verdict};
-use candlewick_algorithms::budget::rollouts::{Purse, RolloutBudget};
+use candlewick_algorithms::budget::rollouts::{Effective, Purse, RolloutBudget};
 use candlewick_algorithms::budget::tokens::{Plan, TokenBudget};
 use candlewick_algorithms::credit::Credit;
 use candlewick_algorithms::objective::Objective;
@@ -22,7 +22,8 @@ use super::evaluate::{self, Examiner, line, step_rng};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
 use super::policy::Policy;
-use super::update::gradient;
+use super::probe::{self, Shown};
+use super::update::{gradient, live_rows};
 use crate::config::{Config, Online, OptimConfig, RolloutConfig};
 use crate::data::{self, Problem, Split};
 use crate::hub::Hub;
@@ -130,6 +131,14 @@ struct Run<'a> {
     bad_steps: usize,
 }
 
+/// What the stages before the objective report, over the draws of a step.
+#[derive(Default)]
+struct Counts {
+    prompts: Metrics,
+    budget: Metrics,
+    tokens: Metrics,
+}
+
 /// A graded draw of rollouts.
 struct Draw {
     batch: Batch,
@@ -147,7 +156,8 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
         true => run.resume(&folder)?,
         false => Recorder::open(folder.path(), config.run.tensorboard, None)?,
     };
-    let examiner = Examiner::for_run(&run.policy, config)?;
+    let last = run.stages.tokens.plan(online.steps.saturating_sub(1), online.steps)?.told;
+    let examiner = Examiner::for_run(&run.policy, config, last)?;
     let base = if examiner.is_empty() { Vec::new() } else { run.base(&examiner, &folder)? };
     let started = Instant::now();
     let before = run.state.seconds;
@@ -225,7 +235,7 @@ pub(super) fn finish(
 
 impl<'a> Run<'a> {
     fn prepare(config: &'a Config, online: &'a Online<'a>) -> Result<Self> {
-        let stages = Stages::build(config, online)?;
+        let mut stages = Stages::build(config, online)?;
         let updates = online.train.epochs * online.train.minibatches;
         let needs = stages.needs(updates);
         let policy = Policy::for_run(config, needs.ref_logp)?;
@@ -233,6 +243,13 @@ impl<'a> Run<'a> {
         let prompts = policy.renderer.prompts(problems, policy.decoder.spec.max_positions)?;
         if prompts.dropped > 0 {
             say(&format!("{} prompts are longer than allowed and were left out", prompts.dropped));
+        }
+        if let Some(path) = &config.data.probe {
+            let known = probe::recall(path, &prompts.kept, &mut stages.success)?;
+            say(&format!("rates of {known} of {} prompts from {}", prompts.kept.len(), path.display()));
+            for line in stages.tokens.begin(stages.success.mean_tokens())? {
+                tracing::warn!("{line}");
+            }
         }
         ensure!(!prompts.kept.is_empty(), "no prompt is left to train on: raise `data.max_prompt_tokens`");
         policy.renderer.warnings().iter().for_each(|w| tracing::warn!("{w}"));
@@ -321,6 +338,7 @@ impl<'a> Run<'a> {
         let (mut metrics, mut clock) = (Step::default(), Clock::new());
         let index = self.state.step;
         let (mut batch, samples) = self.draws(&mut metrics, &mut clock)?;
+        batch.vocabulary = Some(self.policy.decoder.spec.vocab_size);
         self.policy.score(&mut batch, &self.needs, self.sampling.scoring_temperature())?;
         clock.lap(&mut metrics, "score");
         if let Some(advantage) = &mut self.stages.advantage {
@@ -354,13 +372,18 @@ impl<'a> Run<'a> {
         let wanted = self.stages.prompts.per_step();
         let mut rng = step_rng(self.config.run.seed, step, 0x9203);
         let (mut kept, mut texts): (Vec<Batch>, Vec<String>) = (Vec::new(), Vec::new());
-        let (mut groups, mut totals) = (0, Metrics::new());
+        let (mut groups, mut totals, mut counts) = (0, Metrics::new(), Counts::default());
         for draw_index in 0..self.stages.prompts.max_draws().max(1) {
             let missing = wanted - groups;
             let chosen = self.stages.prompts.choose(self.pool.len(), &self.stages.success, missing, &mut rng)?;
-            let draw = self.draw(&chosen, plan, draw_index, clock, metrics)?;
-            self.record_success(&draw);
+            if chosen.is_empty() {
+                break;
+            }
+            let mut draw = self.draw(&chosen, plan, draw_index, clock, metrics, &mut counts.budget)?;
+            self.stages.prompts.tag(&mut draw.batch);
+            self.record_success(&draw, &mut counts.budget);
             totals.merge(&rollout_metrics(&draw, &self.rewards));
+            counts.tokens.merge(&super::told::metrics(&draw.batch));
             self.check_failures(&draw.graded)?;
             let accepted = self.stages.prompts.accept(&draw.batch)?;
             totals.merge(&{
@@ -368,7 +391,7 @@ impl<'a> Run<'a> {
                 m.sum("draws", 1.0);
                 m
             });
-            metrics.extend("prompts", &accepted.metrics);
+            counts.prompts.merge(&accepted.metrics);
             let ranges = draw.batch.groups();
             for &g in accepted.keep.iter().take(missing) {
                 let rows: Vec<usize> = ranges[g].clone().collect();
@@ -381,6 +404,9 @@ impl<'a> Run<'a> {
             }
         }
         metrics.extend("rollout", &totals);
+        metrics.extend("prompts", &counts.prompts);
+        metrics.extend("budget/rollouts", &counts.budget);
+        metrics.extend("budget/tokens", &counts.tokens);
         for name in ["accuracy"].into_iter().chain(self.rewards.names()) {
             for suffix in ["", "_std", "_failed"] {
                 let key = format!("reward_{name}{suffix}");
@@ -400,24 +426,27 @@ impl<'a> Run<'a> {
         draw: usize,
         clock: &mut Clock,
         metrics: &mut Step,
+        budget: &mut Metrics,
     ) -> Result<Draw> {
         let step = self.state.step;
         let purse = Purse { step, run: None, horizon: self.online.steps - step };
         let allocation = self.stages.rollouts.allocate(&self.stages.success.estimates(chosen), &purse)?;
-        metrics.extend("budget/rollouts", &allocation.metrics);
-        let requests: Vec<Request> = chosen
+        budget.merge(&allocation.metrics);
+        let given: Vec<(usize, usize)> =
+            chosen.iter().copied().zip(allocation.counts.iter().copied()).filter(|(_, count)| *count > 0).collect();
+        let prompts: Vec<usize> = given.iter().map(|(id, _)| *id).collect();
+        let shown: Vec<Shown> =
+            prompts.iter().map(|&id| probe::shown(&self.policy, &self.pool[id], plan)).collect::<Result<_>>()?;
+        let requests: Vec<Request> = given
             .iter()
-            .zip(&allocation.counts)
-            .filter(|(_, count)| **count > 0)
-            .map(|(&id, &count)| Request {
+            .zip(&shown)
+            .map(|(&(id, count), shown)| Request {
                 id: id as u64,
-                prompt: self.pool[id].1.clone(),
+                prompt: shown.tokens.clone(),
                 samples: 0..count as u64,
                 cap: plan.cap,
             })
             .collect();
-        let prompts: Vec<usize> =
-            chosen.iter().zip(&allocation.counts).filter(|(_, c)| **c > 0).map(|(&id, _)| id).collect();
         let RolloutConfig::Discrete(discrete) = self.online.rollout;
         let settings = rollout::Settings {
             sampling: self.sampling.clone(),
@@ -440,40 +469,30 @@ impl<'a> Run<'a> {
         clock.lap(metrics, "rollout");
         let texts =
             completions.iter().map(|c| self.policy.tokenizer().decode(&c.tokens, true)).collect::<Result<Vec<_>>>()?;
-        let items = self.items(&completions, &texts, &prompts, plan)?;
+        let items: Vec<Item> = (completions.iter().zip(&texts))
+            .map(|(c, text)| {
+                probe::item(&self.pool[prompts[c.request]].0, &shown[c.request].text, text.clone(), c, plan)
+            })
+            .collect();
         let graded = self.runtime.block_on(self.rewards.grade(&items));
         clock.lap(metrics, "reward");
-        let batch = self.batch(&completions, &prompts, plan, &graded)?;
+        let batch = self.batch(&completions, &prompts, &shown, plan, &graded)?;
         Ok(Draw { batch, completions, prompts, texts, graded })
     }
 
-    fn items(&self, completions: &[Completion], texts: &[String], prompts: &[usize], plan: Plan) -> Result<Vec<Item>> {
-        completions
-            .iter()
-            .zip(texts)
-            .map(|(c, text)| {
-                let problem = &self.pool[prompts[c.request]].0;
-                Ok(Item {
-                    prompt: self.policy.renderer.text(&problem.prompt)?,
-                    completion: text.clone(),
-                    answer: problem.answer.clone(),
-                    meta: problem.meta.clone(),
-                    completion_tokens: c.tokens.len(),
-                    is_truncated: c.finish == candlewick_algorithms::batch::Finish::Length,
-                    told: plan.told,
-                    cap: Some(plan.cap),
-                    verdict: None,
-                })
-            })
-            .collect()
-    }
-
-    fn batch(&self, completions: &[Completion], prompts: &[usize], plan: Plan, graded: &Graded) -> Result<Batch> {
+    fn batch(
+        &self,
+        completions: &[Completion],
+        prompts: &[usize],
+        shown: &[Shown],
+        plan: Plan,
+        graded: &Graded,
+    ) -> Result<Batch> {
         let ones: Vec<Vec<f64>> = completions.iter().map(|c| vec![1.0; c.tokens.len()]).collect();
         let groups = completions.iter().map(|c| prompts[c.request]).collect();
         let mut batch = Batch::new(Table::ragged(&ones, 0.0), groups)?;
         for (i, c) in completions.iter().enumerate() {
-            let prompt = &self.pool[prompts[c.request]].1;
+            let prompt = &shown[c.request].tokens;
             batch.tokens[i] = prompt.iter().chain(&c.tokens).copied().collect();
             batch.prompt_len[i] = prompt.len();
             batch.finish[i] = c.finish;
@@ -496,12 +515,19 @@ impl<'a> Run<'a> {
         Ok(batch)
     }
 
-    fn record_success(&mut self, draw: &Draw) {
+    /// Success statistics of a draw. Metric `calibration_error`: mean |rate estimated before - rate of this draw| over prompts
+    /// that were judged before; about the standard error of the draw's rates where estimates are good.
+    fn record_success(&mut self, draw: &Draw, metrics: &mut Metrics) {
         for range in draw.batch.groups() {
             let id = draw.batch.group[range.start];
             let verdicts = &draw.batch.verdict[range.clone()];
             let outcomes: Vec<bool> =
                 verdicts.iter().filter(|v| **v != Verdict::Missing).map(|v| *v == Verdict::Right).collect();
+            let rate = outcomes.iter().filter(|right| **right).count() as f64 / outcomes.len() as f64;
+            let estimate = self.stages.success.estimates(&[id]).remove(0);
+            if let (Some(before), false) = (estimate.recent_rate(16), outcomes.is_empty()) {
+                metrics.mean("calibration_error", (before - rate).abs(), 1.0);
+            }
             let tokens = draw.completions[range.clone()].iter().map(|c| c.tokens.len() as u64).sum();
             debug_assert!(draw.prompts.contains(&id));
             self.stages.success.record(id, &outcomes, range.len() as u64, tokens);
@@ -581,6 +607,7 @@ impl<'a> Run<'a> {
             Some(Advantages::Token(a)) => a.data().iter().any(|a| *a != 0.0),
             None => true,
         };
+        let has_signal = has_signal && live_rows(self.stages.objective.as_ref(), batch).contains(&true);
         self.idle_steps = if norm == 0.0 && has_signal { self.idle_steps + 1 } else { 0 };
         ensure!(
             self.idle_steps < PATIENCE,
@@ -656,7 +683,7 @@ impl<'a> Run<'a> {
             );
         }
         if is_above("rollout/truncated", 0.3) {
-            tracing::warn!("step {step}: many completions are cut off: raise `budget.tokens.fixed.limit`");
+            tracing::warn!("step {step}: many completions are cut off: raise the limit of `budget.tokens`");
         }
         if m.get("rollout/entropy").is_some_and(|e| e < 0.02) {
             tracing::warn!(
@@ -713,6 +740,8 @@ fn join(parts: &[Batch]) -> Result<Batch> {
             batch.prompt_len[at] = part.prompt_len[i];
             batch.finish[at] = part.finish[i];
             batch.told[at] = part.told[i];
+            batch.role[at] = part.role[i];
+            batch.pair[at] = part.pair[i];
             batch.verdict[at] = part.verdict[i];
             batch.scores.values[at] = part.scores.values[i].clone();
             at += 1;
@@ -741,6 +770,11 @@ fn rollout_metrics(draw: &Draw, rewards: &Rewards) -> Metrics {
         groups.iter().filter(|r| is_flat(r)).count() as f64 / groups.len() as f64,
         groups.len() as f64,
     );
+    // Shares that a group-relative method can learn from: rollouts in groups whose scores differ.
+    let scores: Vec<&[Vec<Option<f64>>]> = groups.iter().map(|r| &draw.batch.scores.values[r.clone()]).collect();
+    m.mean("effective_gradient_ratio", Effective::of(&scores).rollouts, n);
+    let verdicts: Vec<&[Verdict]> = groups.iter().map(|r| &draw.batch.verdict[r.clone()]).collect();
+    m.mean("mixed_groups", Effective::of(&verdicts).prompts, groups.len() as f64);
     let judged: Vec<f64> = draw.graded.verdict.iter().flatten().copied().collect();
     m.mean("reward_accuracy", judged.iter().sum::<f64>() / judged.len().max(1) as f64, judged.len() as f64);
     for (column, name) in rewards.names().into_iter().enumerate() {

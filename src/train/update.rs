@@ -190,8 +190,9 @@ pub fn gradient(
 }
 
 /// Rows that can have a gradient.
-fn live_rows(objective: &dyn Objective, batch: &Batch) -> Vec<bool> {
+pub(super) fn live_rows(objective: &dyn Objective, batch: &Batch) -> Vec<bool> {
     let skips = objective.rests_without_advantage();
+    let idle = objective.idle_rows(batch);
     (0..batch.rows())
         .map(|i| {
             let is_on = batch.keep[i] && batch.mask.row(i).iter().any(|&m| m != 0.0);
@@ -200,7 +201,7 @@ fn live_rows(objective: &dyn Objective, batch: &Batch) -> Vec<bool> {
                 Some(Advantages::Token(a)) => a.row(i).iter().zip(batch.mask.row(i)).any(|(a, m)| a * m != 0.0),
                 None => true,
             };
-            is_on && (is_pulled || !skips)
+            is_on && (is_pulled || !skips) && !idle.get(i).is_some_and(|idle| *idle)
         })
         .collect()
 }

@@ -15,6 +15,7 @@ mod gguf;
 mod golden;
 mod interrupted;
 mod learning;
+mod methods;
 mod program;
 mod training;
 mod usage;

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-struct Run {
-    output: tempfile::TempDir,
+pub(crate) struct Run {
+    pub(crate) output: tempfile::TempDir,
 }
 
 impl Run {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { output: tempfile::tempdir().unwrap() }
     }
 
-    fn command(&self, config: &str, name: &str, sets: &[&str]) -> Command {
+    pub(crate) fn command(&self, config: &str, name: &str, sets: &[&str]) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_candlewick"));
         command.current_dir(root).args(["train", config, "--set"]);
@@ -27,19 +27,19 @@ impl Run {
         command
     }
 
-    fn train(&self, config: &str, name: &str, sets: &[&str]) -> Value {
+    pub(crate) fn train(&self, config: &str, name: &str, sets: &[&str]) -> Value {
         let output = self.command(config, name, sets).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let summary = self.folder(name).join("report/summary.json");
         serde_json::from_slice(&std::fs::read(summary).unwrap()).unwrap()
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.output.path().join(name)
     }
 }
 
-fn gain(summary: &Value) -> f64 {
+pub(crate) fn gain(summary: &Value) -> f64 {
     summary["benchmarks"]["validation"]["difference"].as_f64().unwrap()
 }
 

@@ -3,8 +3,12 @@
 //! What kind of case it is follows from its keys; every key must be read or be on the contract's
 //! list of keys that record a peer's behaviour. Nothing is known by name.
 
+mod adpo;
+mod budget;
 mod efficiency;
 mod grpo;
+mod pairing;
+mod real;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -97,6 +101,30 @@ pub(crate) fn cases(method: &str) -> Vec<Case> {
             Case { inputs: fields("inputs"), config: fields("config"), expected: fields("expected"), path }
         })
         .collect()
+}
+
+/// A batch whose rows of one group stand together, and for each of its rows the row of the file.
+///
+/// Groups are `group_ids`, `prompt_ids` or `groups`, one an input row, or a `group_size`.
+pub(crate) fn grouped(path: &str, inputs: &Fields, mask: &Table) -> (crate::Batch, Vec<usize>) {
+    let n = mask.rows();
+    let ids: Vec<usize> = match inputs.find(&["group_ids", "prompt_ids", "groups", "group_size"]) {
+        Some(Value::Number(size)) => (0..n).map(|i| i / size.as_u64().expect("a size") as usize).collect(),
+        Some(ids) => vector(ids).into_iter().map(|id| id as usize).collect(),
+        None => panic!("{path}: no groups"),
+    };
+    let first = |i: usize| ids.iter().position(|id| *id == ids[i]);
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by_key(|&i| first(i));
+    let groups = order.iter().map(|&i| ids[i]).collect();
+    (crate::Batch::new(mask.select(&order), groups).expect("a group a row"), order)
+}
+
+/// Rows of a batch put back where the file has them.
+pub(crate) fn ungrouped(table: &Table, order: &[usize]) -> Table {
+    let mut file = table.clone();
+    order.iter().enumerate().for_each(|(k, &i)| file.row_mut(i).copy_from_slice(table.row(k)));
+    file
 }
 
 /// A number; null is NaN, and texts name the infinities.

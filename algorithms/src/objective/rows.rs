@@ -87,7 +87,7 @@ impl Rows {
 }
 
 /// The column with 0 where the mask is 0; what counts must be finite.
-fn masked(stage: &'static str, column: &Table, mask: &Table, what: &'static str) -> Result<Table> {
+pub(super) fn masked(stage: &'static str, column: &Table, mask: &Table, what: &'static str) -> Result<Table> {
     if (column.rows(), column.cols()) != (mask.rows(), mask.cols()) {
         return Err(Error::Shape {
             what: format!("{what} of a batch"),

@@ -38,6 +38,11 @@ pub trait Prompts: State + Send {
     /// Prompts that a step is made of, P.
     fn per_step(&self) -> usize;
 
+    /// Whether it reads success rates, so that completions must be judged right or wrong.
+    fn reads_success(&self) -> bool {
+        false
+    }
+
     /// Draws a step may take at most before it is an error not to be full. 1 = never refuses.
     fn max_draws(&self) -> usize {
         1

@@ -114,12 +114,20 @@ impl Pairing {
         self.band.unwrap_or(((n as f64 / 8.0).round() as usize).max(1))
     }
 
+    /// Whether k right of n lie in the band of hard prompts, 1 to c; never all of them.
+    pub fn is_hard(&self, k: usize, n: usize) -> bool {
+        (1..=self.width(n)).contains(&k) && k < n
+    }
+
+    /// Whether k right of n lie in the band of easy prompts, n - c to n - 1; never none of them.
+    pub fn is_easy(&self, k: usize, n: usize) -> bool {
+        k >= 1 && k < n && k + self.width(n) >= n
+    }
+
     /// The side on which k right of n outcomes come in, if on any; where the bands of few outcomes overlap,
     /// the nearer end decides.
     pub fn side(&self, k: usize, n: usize) -> Option<Side> {
-        let c = self.width(n);
-        let (is_hard, is_easy) = (k >= 1 && k <= c && k < n, k < n && k >= 1 && k + c >= n);
-        match (is_hard, is_easy) {
+        match (self.is_hard(k, n), self.is_easy(k, n)) {
             (true, true) => Some(if 2 * k <= n { Side::Hard } else { Side::Easy }),
             (true, false) => Some(Side::Hard),
             (false, true) => Some(Side::Easy),
@@ -332,6 +340,10 @@ impl Prompts for Pairs {
 
     fn per_step(&self) -> usize {
         2 * self.settings.pairs
+    }
+
+    fn reads_success(&self) -> bool {
+        true
     }
 
     fn max_draws(&self) -> usize {

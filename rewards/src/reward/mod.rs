@@ -322,6 +322,11 @@ impl Rewards {
         self.verdict.clone()
     }
 
+    /// Whether the verdict reward says 1 or 0 and nothing in between; false where there is none.
+    pub fn is_verdict_binary(&self) -> bool {
+        self.verdict.as_ref().is_ok_and(|&column| self.rewards[column].is_binary())
+    }
+
     /// Scores a batch: the verdict reward first, then the others side by side.
     ///
     /// A score that is not finite and a wrong number of scores become failures of that reward.

@@ -41,7 +41,7 @@ impl Default for Drops {
     }
 }
 
-/// The shape of a fall.
+/// The shape in which a budget falls from its start to its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {

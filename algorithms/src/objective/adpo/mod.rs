@@ -26,7 +26,7 @@ pub enum Anchor {
     Reference,
 }
 
-/// The loss of a group.
+/// The loss of a group of rollouts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdpoLoss {
@@ -125,7 +125,7 @@ impl Adpo {
         Ok(Box::new(self.policy()?))
     }
 
-    fn policy(&self) -> Result<Policy> {
+    pub(crate) fn policy(&self) -> Result<Policy> {
         let mut positive = vec![("tau", self.tau), ("beta_r", self.beta_r)];
         positive.extend(self.clip_log_ratio.map(|c| ("clip_log_ratio", c)));
         positive.extend(self.clip_score.map(|c| ("clip_score", c)));
@@ -335,18 +335,20 @@ impl Objective for Policy {
         true
     }
 
-    /// Groups with equal advantages while the policy is still its own anchor: there p = q = 1/G exactly.
+    /// Groups that leave the mean, rows that leave their group, and groups with equal advantages while the policy is still
+    /// its own anchor: there p = q = 1/G exactly.
     fn idle_rows(&self, batch: &Batch) -> Vec<bool> {
         let mut idle = vec![false; batch.rows()];
         let is_first = self.settings.anchor == Anchor::OnPolicy && batch.old_logp.is_none();
-        let (true, Some(Advantages::Row(advantage)), AdpoLoss::Softmax) =
-            (is_first, &batch.advantage, &self.settings.loss)
-        else {
-            return idle;
-        };
+        let rests_flat = is_first && self.settings.loss == AdpoLoss::Softmax;
         for group in batch.groups() {
-            let is_flat = advantage[group.clone()].windows(2).all(|w| w[0] == w[1]);
-            group.for_each(|i| idle[i] = is_flat);
+            let rows = self.candidates(batch, group.clone());
+            let is_dropped = self.is_kept(batch, &rows).is_ok_and(|kept| !kept);
+            let is_flat = match &batch.advantage {
+                Some(Advantages::Row(a)) => rests_flat && rows.windows(2).all(|w| a[w[0]] == a[w[1]]),
+                _ => false,
+            };
+            group.for_each(|i| idle[i] = is_dropped || is_flat || !rows.contains(&i));
         }
         idle
     }

@@ -79,18 +79,7 @@ impl Columns {
 
 /// The column with 0 where the mask is 0; what counts must be finite.
 fn masked(column: &Table, mask: &Table, what: &'static str) -> Result<Table> {
-    if (column.rows(), column.cols()) != (mask.rows(), mask.cols()) {
-        return Err(Error::Shape {
-            what: format!("{what} of a batch"),
-            expected: format!("{} x {}", mask.rows(), mask.cols()),
-            found: format!("{} x {}", column.rows(), column.cols()),
-        });
-    }
-    let column = column.zip(mask, |x, m| if m == 0.0 { 0.0 } else { x });
-    match (0..column.rows()).find(|&i| column.row(i).iter().any(|x| !x.is_finite())) {
-        Some(row) => Err(Error::NonFinite { stage: STAGE, what, row }),
-        None => Ok(column),
-    }
+    super::rows::masked(STAGE, column, mask, what)
 }
 
 impl Policy {
