@@ -15,7 +15,7 @@ const HEAD_ROWS: usize = super::head::ROWS_A_CHUNK;
 /// Prompt tokens assumed where the data cannot be looked at and the config sets no limit.
 const PROMPT_TOKENS: usize = 128;
 /// Program, its threads and small data, in bytes.
-const PROGRAM_BYTES: u64 = 32 << 20;
+const PROGRAM_BYTES: u64 = 56 << 20;
 /// Tokenizer and chat template, in bytes a token of the vocabulary.
 const TOKENIZER_BYTES: u64 = 900;
 /// Room of a growing cache relative to what it holds: it doubles when it is full.

@@ -43,7 +43,7 @@ fn checkpoints_that_cannot_be_used_are_told() {
     std::fs::write(&weights, &bytes[..bytes.len() - 5]).unwrap();
     fails(&folder, &[], &["model.safetensors", "truncated"]);
     std::fs::remove_file(&weights).unwrap();
-    fails(&folder, &[], &["neither `model.safetensors` nor `model.safetensors.index.json`"]);
+    fails(&folder, &[], &["has no `model.safetensors` or index of shards"]);
     let index = r#"{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}"#;
     std::fs::write(model.join("model.safetensors.index.json"), index).unwrap();
     fails(&folder, &[], &["shard `model-00001-of-00002.safetensors`", "is missing"]);
@@ -82,7 +82,7 @@ fn a_config_without_training_data_is_refused_before_anything_is_read() {
     let error = folder.refuses(&ONLINE.replace("train = \"generated:addition\"", ""), &[]);
     assert!(error.contains("missing `data.train`") && error.contains("objective `grpo`"), "{error}");
     assert!(error.contains("generated:addition"), "{error}");
-    let offline = "[model]\npath = \"model\"\n[objective.sft]\n[optim]\nlearning_rate = 1e-5\n";
+    let offline = "[model]\npath = \"model\"\n[data]\n[objective.sft]\n[optim]\nlearning_rate = 1e-5\n";
     let error = folder.refuses(offline, &[]);
     assert!(error.contains("missing `data.train`") && error.contains("objective `sft`"), "{error}");
 }

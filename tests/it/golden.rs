@@ -29,7 +29,7 @@ fn only(value: &Value, known: &[&str]) {
 }
 
 fn sizes(value: &Value) -> Vec<usize> {
-    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as usize).collect()
 }
 
 fn tensor(value: &Value) -> Tensor {

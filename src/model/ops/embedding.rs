@@ -19,9 +19,9 @@ pub fn forward(ids: &[u32], w: &Tensor) -> Result<Tensor> {
 
 /// dW [V,C] += dx [N,C] at rows `ids`, in token order, in place.
 pub fn accumulate(dw: &Tensor, ids: &[u32], dx: &Tensor) -> Result<()> {
+    let dx = &dx.to_dtype(dw.dtype())?.contiguous()?;
     on_cpu!(dw, cpu_accumulate(dw, ids, dx), {
-        let dx = dx.to_dtype(dw.dtype())?.contiguous()?;
-        dw.slice_set(&dw.index_add(&Tensor::new(ids, dw.device())?, &dx, 0)?, 0, 0)
+        dw.slice_set(&dw.index_add(&Tensor::new(ids, dw.device())?, dx, 0)?, 0, 0)
     })
 }
 

@@ -54,7 +54,7 @@ pub fn accumulate_weight(dw: &Tensor, dy: &Tensor, x: &Tensor, scale: f64) -> Re
             }
         })
     }
-    on_cpu!(dw, kernel(dw, dy, x, scale), super::add_in_place(dw, &(dy.t()?.matmul(x)? * scale)?))
+    on_cpu!(dy, kernel(dw, dy, x, scale), super::add_in_place(dw, &(dy.t()?.matmul(x)? * scale)?))
 }
 
 /// db [out] += column sums of dy [N,out], in place.

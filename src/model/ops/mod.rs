@@ -367,7 +367,8 @@ pub fn add_in_place(a: &Tensor, b: &Tensor) -> Result<()> {
     if a.shape() != b.shape() {
         candle_core::bail!("add in place: shapes differ, {:?} and {:?}", a.shape(), b.shape());
     }
-    on_cpu!(a, kernel(a, b), a.slice_set(&(a + b.to_dtype(a.dtype())?)?.contiguous()?, 0, 0))
+    let b = &b.to_dtype(a.dtype())?;
+    on_cpu!(a, kernel(a, b), a.slice_set(&(a + b)?.contiguous()?, 0, 0))
 }
 
 #[cfg(test)]
