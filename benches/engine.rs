@@ -7,11 +7,12 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use candlewick::config::OptimConfig;
 use candlewick::model::decoder::{Decoder, Keep, Pass};
+use candlewick::model::memory::{peak, read_bandwidth};
 use candlewick::model::packed::Packed;
 use candlewick::model::params::Grads;
 use candlewick::model::spec::DecoderSpec;
@@ -77,7 +78,7 @@ fn step(decoder: &Decoder, keep: Keep) {
         times[0],
         losses[0],
         losses[STEPS - 1],
-        peak_rss()
+        peak().unwrap_or(0)
     );
 }
 
@@ -98,19 +99,15 @@ fn decode(decoder: &Decoder, rows: u64) {
         started.elapsed().as_secs_f64()
     };
     run(4);
+    let bandwidth = read_bandwidth(Duration::from_secs(1));
     // The difference of two lengths leaves the prefill out.
-    let seconds = (run(68) - run(4)) / 64.0;
+    let seconds = (0..3).map(|_| (run(68) - run(4)) / 64.0).fold(f64::INFINITY, f64::min);
+    let bandwidth = bandwidth.max(read_bandwidth(Duration::from_secs(1)));
     let bytes = decoder.spec.parameters() as f64 * 4.0;
     println!(
-        "{{\"measure\": \"decode\", \"rows\": {rows}, \"seconds_a_token_step\": {seconds:.5}, \"tokens_per_second\": {:.1}, \"weight_bytes_per_second\": {:.3e}}}",
+        "{{\"measure\": \"decode\", \"rows\": {rows}, \"seconds_a_token_step\": {seconds:.5}, \"tokens_per_second\": {:.1}, \"weight_bytes_per_second\": {:.3e}, \"read_bandwidth\": {bandwidth:.3e}, \"share\": {:.3}}}",
         rows as f64 / seconds,
-        bytes / seconds
+        bytes / seconds,
+        bytes / seconds / bandwidth
     );
-}
-
-/// Peak resident memory of this process, in bytes.
-fn peak_rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|k| k.parse::<u64>().ok()).unwrap_or(0) * 1024
 }

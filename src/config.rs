@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::DataConfig;
 
 pub use error::{Error, Excerpt, Place, Problem};
-pub use eval::{BudgetWord, EvalBudget, EvalConfig};
+pub use eval::{AskForm, BudgetWord, EvalBudget, EvalConfig};
 pub use load::{Loaded, nearest};
 pub use model::{Device, Dtype, LoraConfig, ModelConfig, ReferenceConfig, Switch};
 pub use optim::{OptimConfig, Schedule};

@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod data;
+pub mod eval;
 pub mod hub;
 pub mod model;
 pub mod optim;

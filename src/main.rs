@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Train(arguments) => cli::train::run(&arguments),
         Command::Eval(arguments) => cli::eval::run(&arguments),
+        Command::Compare(arguments) => cli::compare::run(&arguments),
         Command::Generate(arguments) => cli::generate::run(&arguments),
         Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Check(arguments) => cli::check::run(&arguments),

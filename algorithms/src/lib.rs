@@ -21,6 +21,7 @@ mod error;
 mod golden;
 pub mod metrics;
 pub mod objective;
+pub mod packing;
 pub mod prompts;
 mod registry;
 pub mod rng;

@@ -4,8 +4,9 @@
 //! shape in which evaluation receives verdicts, and the grader and its peers' modes in that shape.
 
 use candlewick_rewards::math::compat::{self, Mode};
-use candlewick_rewards::math::extract::{Extract, Extraction};
+use candlewick_rewards::math::extract::{self, Extract, Extraction};
 use candlewick_rewards::math::{self, GradeConfig};
+use candlewick_rewards::reward::math::MathConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,19 @@ impl MathGrader {
         Self { name: "math".to_owned(), config }
     }
 
+    /// The grader as the `math` reward with these settings judges, named `math`.
+    pub fn of(reward: &MathConfig) -> Self {
+        let mut config = GradeConfig { policy: reward.policy.clone(), ..GradeConfig::default() };
+        config.extraction.mode = reward.extract;
+        config.extraction.allow_unanchored = reward.allow_unanchored;
+        Self::new(config)
+    }
+
+    /// The grader of benchmarks, named `math`: an answer may stand wherever a careful reader would take it from.
+    pub fn of_benchmarks() -> Self {
+        Self::of(&MathConfig { allow_unanchored: true, ..MathConfig::default() })
+    }
+
     /// The most lenient extraction, named `lenient`: the last number of the text, wherever it stands. Beside the
     /// primary accuracy it tells learning the answer's form from learning the answer.
     pub fn lenient(config: GradeConfig) -> Self {
@@ -110,6 +124,16 @@ impl Grade for MathGrader {
     }
 }
 
+/// The graders that a report holds against the primary one: the most lenient extraction and other tools' modes.
+pub fn others() -> Vec<Box<dyn Grade>> {
+    let config = GradeConfig::default();
+    let peers = Mode::ALL.into_iter().filter(|mode| *mode != Mode::Primary);
+    let lenient: Box<dyn Grade> = Box::new(MathGrader::lenient(config.clone()));
+    std::iter::once(lenient)
+        .chain(peers.map(|mode| Box::new(PeerGrader::new(mode, config.clone())) as Box<dyn Grade>))
+        .collect()
+}
+
 /// An item's absolute tolerance as a share of its reference, which is what the grader knows; `None` without
 /// one, or when the reference is no plain number other than zero.
 fn relative_tolerance(item: &Item) -> Option<f64> {
@@ -127,7 +151,8 @@ fn word(value: &impl Serialize) -> String {
 
 /// Another tool's way of grading, for comparison with published numbers.
 ///
-/// Its verdicts hold no extracted answer; [`Grade::equivalent`] is string equality, so it is not for maj@k.
+/// Its verdicts hold the extracted answer in the two GSM8K modes only; [`Grade::equivalent`] is string equality, so it
+/// is not for maj@k.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeerGrader {
     name: String,
@@ -149,8 +174,17 @@ impl Grade for PeerGrader {
 
     fn grade(&self, item: &Item, completion: &str) -> Verdict {
         let correct = compat::is_correct(self.mode, &item.answer, completion, &self.config);
-        let reason = if correct { String::new() } else { "different".to_owned() };
-        Verdict { correct, extracted: None, reason, method: self.name.clone(), flags: Vec::new() }
+        let (extracted, is_shown) = match self.mode {
+            Mode::Gsm8kStrict => (extract::gsm8k_strict(completion), true),
+            Mode::Gsm8kFlexible => (extract::gsm8k_flexible(completion), true),
+            _ => (None, false),
+        };
+        let reason = match (correct, is_shown && extracted.is_none()) {
+            (true, _) => String::new(),
+            (_, true) => NO_ANSWER.to_owned(),
+            _ => "different".to_owned(),
+        };
+        Verdict { correct, extracted, reason, method: self.name.clone(), flags: Vec::new() }
     }
 }
 
@@ -198,5 +232,10 @@ mod tests {
         let strict = PeerGrader::new(Mode::Gsm8kStrict, config);
         assert_eq!(strict.name(), "gsm8k_strict");
         assert!(strict.grade(&item("7", None), "#### 7").correct && !strict.grade(&item("7", None), text).correct);
+        assert_eq!(strict.grade(&item("7", None), "#### 1,008").extracted.as_deref(), Some("1008"));
+        assert_eq!(strict.grade(&item("7", None), text).reason, NO_ANSWER);
+        let names: Vec<String> = others().iter().map(|grader| grader.name().to_owned()).collect();
+        assert_eq!(names[0], "lenient");
+        assert!(names.contains(&"math_verify".to_owned()) && !names.contains(&"primary".to_owned()), "{names:?}");
     }
 }

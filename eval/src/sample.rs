@@ -38,6 +38,9 @@ pub struct Completion {
     /// Sum of the log-probabilities of the generated tokens, in nats, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logp: Option<f64>,
+    /// Ids of the generated tokens, where the runner keeps them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<u32>,
 }
 
 /// One graded completion.

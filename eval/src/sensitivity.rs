@@ -1,7 +1,6 @@
 //! Grader sensitivity: the same completions under several graders, since a score that hangs on the grader's
 //! mode says less about the model.
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,28 +26,30 @@ pub struct Mode {
 /// Points of accuracy between the graders above which a report says so on top.
 pub const SPREAD: f64 = 0.02;
 
-/// Grades `samples` again under each of `graders`; the first is the one the others are held against.
+/// The primary grader's accuracy, then that of `others` on the same completions.
 ///
-/// `samples` are those of an evaluation with `n` a problem; their verdicts are not used. Errors: as
-/// [`summarise`].
+/// `samples` are those of an evaluation with `n` a problem; their verdicts are the primary grader's, so that
+/// whatever rule was applied on top of it stands. Errors: as [`summarise`].
 pub fn sensitivity(
     benchmark: &dyn Benchmark,
     items: &[Item],
     samples: &[Sample],
     n: usize,
-    graders: &[&dyn Grade],
+    primary: &dyn Grade,
+    others: &[&dyn Grade],
 ) -> Result<Vec<Mode>> {
     let settings = Settings { samples: n, ks: Vec::new(), taus: Vec::new(), seed: 0 };
-    let mut primary: Option<Vec<bool>> = None;
-    let mut modes = Vec::new();
-    for grader in graders {
+    let first: Vec<bool> = samples.iter().map(|sample| sample.verdict.correct).collect();
+    let accuracy = summarise(items, samples, primary, &settings)?.accuracy;
+    let mut modes = vec![Mode { name: primary.name().to_owned(), accuracy, accepts_more: 0, refuses_more: 0 }];
+    for grader in others {
         let completions = samples.iter().map(|sample| sample.completion.clone()).collect();
         let graded = grade(benchmark, *grader, items, completions)?;
         let accuracy = summarise(items, &graded, *grader, &settings)?.accuracy;
-        let right: Vec<bool> = graded.par_iter().map(|sample| sample.verdict.correct).collect();
-        let first = primary.get_or_insert_with(|| right.clone());
-        let differ =
-            |now: bool| first.iter().zip(&right).filter(|(before, after)| before != after && **after == now).count();
+        let differ = |now: bool| {
+            let pairs = first.iter().zip(&graded);
+            pairs.filter(|(before, after)| **before != after.verdict.correct && after.verdict.correct == now).count()
+        };
         modes.push(Mode {
             name: grader.name().to_owned(),
             accuracy,
@@ -105,10 +106,11 @@ mod tests {
             tokens: 3,
             finish: Finish::Stop,
             logp: None,
+            ids: Vec::new(),
         };
         let completions = vec![completion("0", "it is 2"), completion("1", "4 it is")];
         let samples = grade(&benchmark, &Ends(false), &items, completions).unwrap();
-        let modes = sensitivity(&benchmark, &items, &samples, 1, &[&Ends(false), &Ends(true)]).unwrap();
+        let modes = sensitivity(&benchmark, &items, &samples, 1, &Ends(false), &[&Ends(true)]).unwrap();
         assert_eq!((modes[0].accuracy.value, modes[1].accuracy.value), (0.5, 1.0));
         assert_eq!((modes[1].accepts_more, modes[1].refuses_more), (1, 0));
         assert_eq!(spread(&modes), 0.5);

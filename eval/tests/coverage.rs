@@ -56,16 +56,21 @@ fn count(rate: f64, samples: usize, random: &mut SplitMix64) -> usize {
     (0..samples).filter(|_| random.uniform() < rate).count()
 }
 
+/// Simulated sets a cell: `CANDLEWICK_COVERAGE_SETS`, or as many as take a few seconds.
+fn sets() -> usize {
+    std::env::var("CANDLEWICK_COVERAGE_SETS").ok().and_then(|sets| sets.parse().ok()).unwrap_or(2000)
+}
+
 #[test]
 fn eight_samples_a_problem_cover_at_least_90_percent() {
-    const SETS: usize = 2000;
+    let all = sets();
     let spreads = [Spread::Alike, Spread::Beta(3.0), Spread::Beta(1.0), Spread::Beta(0.3), Spread::AllOrNothing];
     for spread in spreads {
         for n in PROBLEMS {
             for mean in RATES {
                 let mut random = SplitMix64::keyed(1, &format!("{spread:?} {n} {mean}"));
                 let mut covered = 0;
-                for _ in 0..SETS {
+                for _ in 0..all {
                     let scores: Vec<f64> = (0..n)
                         .map(|_| {
                             let rate = draw(spread, mean, &mut random);
@@ -75,7 +80,7 @@ fn eight_samples_a_problem_cover_at_least_90_percent() {
                     let found = estimate(&scores, 8).unwrap();
                     covered += usize::from((found.lower..=found.upper).contains(&mean));
                 }
-                let share = covered as f64 / SETS as f64;
+                let share = covered as f64 / all as f64;
                 println!("{spread:?}, N {n}, mean {mean}: {share:.3}");
                 assert!(share >= 0.92, "{spread:?}, N {n}, mean {mean}: {share}");
             }
@@ -101,13 +106,13 @@ fn all_right_and_all_wrong_never_have_zero_width() {
 /// Two models on the same problems, whose rates move together: the interval of the difference.
 #[test]
 fn paired_differences_cover_at_least_90_percent() {
-    const SETS: usize = 2000;
+    let all = sets();
     for samples in [1, 8] {
         for n in PROBLEMS {
             for (mean, gain) in [(0.05, 0.0), (0.5, 0.0), (0.5, 0.2), (0.9, 0.05)] {
                 let mut random = SplitMix64::keyed(2, &format!("{samples} {n} {mean} {gain}"));
                 let mut covered = 0;
-                for _ in 0..SETS {
+                for _ in 0..all {
                     let (mut first, mut second) = (Vec::new(), Vec::new());
                     for id in 0..n {
                         let rate = draw(Spread::Beta(1.0), mean, &mut random);
@@ -121,7 +126,7 @@ fn paired_differences_cover_at_least_90_percent() {
                     let found = compare(&first, &second, 0).unwrap();
                     covered += usize::from((found.lower..=found.upper).contains(&gain));
                 }
-                let share = covered as f64 / SETS as f64;
+                let share = covered as f64 / all as f64;
                 println!("n {samples}, N {n}, mean {mean}, gain {gain}: {share:.3}");
                 assert!(share >= 0.9, "n {samples}, N {n}, mean {mean}, gain {gain}: {share}");
             }

@@ -54,6 +54,7 @@ fn completions(items: &[Item], samples: usize, skill: f64, key: &str) -> Vec<Com
                 tokens,
                 finish,
                 logp: Some(-(tokens as f64) * 0.2),
+                ids: Vec::new(),
             });
         }
     }
@@ -71,7 +72,7 @@ fn evaluated(
     let (math, lenient) = (MathGrader::new(config.clone()), MathGrader::lenient(config));
     let graded = grade(benchmark, &math, items, completions(items, samples, skill, key)).unwrap();
     let results = summarise(items, &graded, &math, &Settings::new(samples, 0)).unwrap();
-    let modes = sensitivity(benchmark, items, &graded, samples, &[&math, &lenient]).unwrap();
+    let modes = sensitivity(benchmark, items, &graded, samples, &math, &[&lenient]).unwrap();
     (results, modes, graded)
 }
 
@@ -167,12 +168,18 @@ fn a_report_is_written_and_read_back() {
 
     let json: Value =
         serde_json::from_str(&std::fs::read_to_string(written.folder.join("summary.json")).unwrap()).unwrap();
-    for side in ["base", "final"] {
-        for field in ["accuracy", "n", "lower", "upper", "lenient_accuracy"] {
-            assert!(json[side][field].is_number(), "{side}.{field}");
+    for benchmark in ["addition", "addition_hard"] {
+        let row = &json["benchmarks"][benchmark];
+        for side in ["base", "final"] {
+            for field in ["accuracy", "n", "lower", "upper", "lenient_accuracy", "samples", "truncated", "tokens"] {
+                assert!(row[side][field].is_number(), "{benchmark}.{side}.{field}");
+            }
+            // The lenient grader also accepts answers outside a box.
+            assert!(row[side]["lenient_accuracy"].as_f64() >= row[side]["accuracy"].as_f64());
         }
-        // The lenient grader also accepts answers outside a box.
-        assert!(json[side]["lenient_accuracy"].as_f64() >= json[side]["accuracy"].as_f64());
+        for field in ["difference", "difference_lower", "difference_upper", "p"] {
+            assert!(row[field].is_number(), "{benchmark}.{field}");
+        }
     }
     assert_eq!((json["seconds"].as_f64(), json["tokens"].as_u64()), (Some(83.2), Some(61_234)));
     write_figure(&written.folder.join("accuracy.svg"), "Held-out accuracy", &report.training[..1]).unwrap();
@@ -202,6 +209,7 @@ fn the_harness_s_forms_hold_the_same_numbers() {
     assert!(results["results"]["addition"]["exact_match,lenient"].is_number());
     let lines = candlewick_eval::report::harness_samples(&report.benchmarks[0], &samples[0]);
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // The report was not graded under the harness's own filters, so there is one line a problem.
     assert_eq!(lines.len(), 200);
     let mean = lines.iter().map(|line| line["exact_match"].as_f64().unwrap()).sum::<f64>() / 200.0;
     assert!((mean - accuracy.value).abs() < 1e-12);
@@ -237,5 +245,5 @@ fn bad_input_is_refused_in_one_line() {
         error.starts_with("report has schema `candlewick-report/0`, this version reads `candlewick-report/1`"),
         "{error}"
     );
-    assert_eq!(summary(&report).unwrap().benchmark, "addition");
+    assert!(summary(&report).benchmarks.contains_key("addition"));
 }

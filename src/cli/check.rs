@@ -1,19 +1,21 @@
 //! `candlewick check`: what a run would do, without loading a weight.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use candlewick::config::{Config, Kind, Offline, Online};
 use candlewick::hub::{Hub, HubError, Weights};
-use candlewick::model::memory::{self, size};
+use candlewick::model::memory::{self, Lengths, size};
 use candlewick::model::spec::DecoderSpec;
+use candlewick::train::lengths;
 use console::style;
 
 use super::{ConfigArguments, Usage, table};
 
 /// Check a config: what would run, how large a step is, how much memory it takes.
 ///
-/// Reads the config and the model's `config.json`; loads no weight and writes nothing. Prints the resolved file first, with every default filled in.
+/// Reads the config, the model's `config.json` and tokenizer, and the first rows of data that are on this machine; loads no weight and writes nothing. Prints the resolved file first, with every default filled in.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -23,7 +25,7 @@ pub(crate) struct Arguments {
 /// Prints the resolved config, the batch arithmetic and the memory estimate.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = arguments.config.load()?;
-    let spec = shape(&config)?;
+    let (spec, folder) = shape(&config)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", config.to_toml().trim_end())?;
     let (step, run) = match config.kind() {
@@ -32,18 +34,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     section(&mut out, "a step", &step)?;
     section(&mut out, "the run", &run)?;
-    memory_table(&mut out, &config, &spec)
+    let lengths = lengths::of_folder(&config, &folder, spec.max_positions);
+    memory_table(&mut out, &config, &spec, lengths)
 }
 
-/// The model's shape, from its `config.json` alone.
-fn shape(config: &Config) -> Result<DecoderSpec> {
+/// The model's shape, from its `config.json` alone, and the folder that this stands in.
+fn shape(config: &Config) -> Result<(DecoderSpec, PathBuf)> {
     let hub = Hub::from_env();
     let found = hub.model(&config.model.path, config.model.revision.as_deref(), Weights::Skip);
     let folder = found.map_err(|error| match error {
         HubError::NoSuchPath { .. } => Usage(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
-    DecoderSpec::read(&folder)
+    Ok((DecoderSpec::read(&folder)?, folder))
 }
 
 fn section(out: &mut impl Write, title: &str, rows: &[Vec<String>]) -> Result<()> {
@@ -119,9 +122,9 @@ fn evaluations(config: &Config, steps: Option<usize>) -> Option<Vec<String>> {
 }
 
 /// What the run takes, part by part.
-fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec) -> Result<()> {
+fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec, lengths: Lengths) -> Result<()> {
     let machine = memory::machine();
-    let estimate = memory::estimate(config, spec, machine.map(|(_, free)| free));
+    let estimate = memory::estimate(config, spec, lengths, machine.map(|(_, free)| free));
     let rows = |parts: &[memory::Part]| {
         parts.iter().map(|p| vec![format!("{:>9}", size(p.bytes)), p.name.into(), p.why.clone()]).collect::<Vec<_>>()
     };
@@ -130,8 +133,19 @@ fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec) -> Re
         section(out, "memory, while sampling", &rows(&estimate.sampling))?;
     }
     section(out, "memory, in an update", &rows(&estimate.updating))?;
+    if !estimate.evaluating.is_empty() {
+        section(out, "memory, in an evaluation", &rows(&estimate.evaluating))?;
+    }
     let checkpointing = if estimate.is_checkpointed { "with" } else { "without" };
-    writeln!(out, "\n{} {} {checkpointing} gradient checkpointing", style("peak:").bold(), size(estimate.peak()))?;
+    let most = match estimate.most > estimate.peak() {
+        true => format!(", at most {} if every completion reaches its limit", size(estimate.most)),
+        false => String::new(),
+    };
+    let peak = size(estimate.peak());
+    writeln!(out, "\n{} {peak} {checkpointing} gradient checkpointing{most}", style("peak:").bold())?;
+    if !lengths.is_measured {
+        writeln!(out, "data or tokenizer are not on this machine: prompts are taken to have {} tokens", lengths.mean)?;
+    }
     if let Some((total, free)) = machine {
         writeln!(out, "this machine has {}, of which {} are free", size(total), size(free))?;
         if estimate.peak() > free {

@@ -6,24 +6,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use candlewick::model::memory::{machine, size};
+use candlewick::model::memory::{machine, read_bandwidth, size};
+use candlewick::model::smoke;
 use console::style;
-use rayon::prelude::*;
 
 use super::table;
 
 /// Show what this build and this machine can do: features, memory, measured rates.
 ///
 /// Takes a few seconds. Builds with CUDA also run a smoke test on each GPU: matrix products in
-/// three number types with their error, and a small gradient.
+/// three number types with their error, a small gradient, and a small decoder that scores, learns and
+/// samples there as on the CPU.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Run the GPUs' smoke test on the CPU as well.
+    #[arg(long)]
+    smoke: bool,
+}
 
 /// How long one rate is measured.
 const MEASURE: Duration = Duration::from_millis(800);
 
 /// Prints the tables.
-pub(crate) fn run(_: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut out = std::io::stdout().lock();
     section(&mut out, "build", &build())?;
     section(&mut out, "machine", &machine_rows())?;
@@ -33,9 +38,9 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
         &[
             row(
                 "read bandwidth",
-                &format!("{:.1} GB/s, {} threads", read_bandwidth() / 1e9, rayon::current_num_threads()),
+                &format!("{:.1} GB/s, {} threads", read_bandwidth(MEASURE) / 1e9, rayon::current_num_threads()),
             ),
-            row("read, one thread", &format!("{:.1} GB/s", one_thread(read_bandwidth)? / 1e9)),
+            row("read, one thread", &format!("{:.1} GB/s", one_thread(|| read_bandwidth(MEASURE))? / 1e9)),
             row(
                 "f32 matmul",
                 &format!("{:.0} GFLOP/s at 1024 x 1024 x 1024", matmul_rate(&Device::Cpu, DType::F32, 1024)? / 1e9),
@@ -43,6 +48,9 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
             row("f32 matmul, 16 rows", &format!("{:.0} GFLOP/s at 16 x 1024 x 1024", skinny_rate()? / 1e9)),
         ],
     )?;
+    if arguments.smoke {
+        section(&mut out, "cpu, by a GPU's tensor calls", &smoke_test(&Device::Cpu)?)?;
+    }
     gpus(&mut out)
 }
 
@@ -114,19 +122,6 @@ fn instruction_sets() -> Vec<&'static str> {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     Vec::new()
-}
-
-/// Bytes a second read from memory by all threads, from a buffer larger than any cache.
-fn read_bandwidth() -> f64 {
-    let words = vec![1_u64; 48 << 20];
-    let chunk = words.len().div_ceil(rayon::current_num_threads() * 4);
-    let pass = || {
-        words
-            .par_chunks(chunk)
-            .map(|part| part.iter().fold(0_u64, |sum, w| sum.wrapping_add(*w)))
-            .reduce(|| 0, u64::wrapping_add)
-    };
-    (words.len() * 8) as f64 / seconds_a_pass(|| black_box(pass()))
 }
 
 /// Runs a measurement in a pool of one thread.
@@ -204,30 +199,35 @@ fn gpus(out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Name, products in three number types with their error, and a gradient.
-#[cfg(feature = "cuda")]
+/// Name, products in three number types with their error, a gradient, and a decoder at work.
 fn smoke_test(device: &Device) -> Result<Vec<Vec<String>>> {
     let mut rows = Vec::new();
+    #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = device {
         rows.push(row("name", &cuda.cuda_stream().context().name().unwrap_or_else(|e| format!("unknown: {e}"))));
     }
+    // Half precision is so slow on the CPU that a large product would take minutes.
+    let n = if device.is_cpu() { 256 } else { 4096 };
     for (name, dtype) in [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)] {
-        let rate = matmul_rate(device, dtype, 4096)?;
+        let rate = matmul_rate(device, dtype, n)?;
         let error = corner_error(device, dtype)?;
-        rows.push(row(
-            &format!("{name} matmul"),
-            &format!("{:.1} TFLOP/s at 4096, relative error {error:.1e}", rate / 1e12),
-        ));
+        let value = format!("{:.3} TFLOP/s at {n}, relative error {error:.1e}", rate / 1e12);
+        rows.push(row(&format!("{name} matmul"), &value));
     }
-    rows.push(row(
-        "gradient",
-        &format!("log-softmax and gather, largest difference from the CPU {:.1e}", gradient_error(device)?),
-    ));
+    let gradient = format!("log-softmax and gather, largest difference from the CPU {:.1e}", gradient_error(device)?);
+    rows.push(row("gradient", &gradient));
+    for (name, dtype) in [("f32", DType::F32), ("bf16", DType::BF16)] {
+        let d = smoke::decoder_distance(device, dtype)?;
+        let value = format!(
+            "log-probs differ by {:.1e}, gradients by {:.1e}, a step by {:.1e} of itself, {} of {} sampled tokens are the same",
+            d.logp, d.gradient, d.update, d.tokens.0, d.tokens.1
+        );
+        rows.push(row(&format!("{name} decoder"), &value));
+    }
     Ok(rows)
 }
 
 /// Largest relative error of a 64 x 64 corner of a 4096-deep product against f64.
-#[cfg(feature = "cuda")]
 fn corner_error(device: &Device, dtype: DType) -> Result<f64> {
     let a = Tensor::randn(0f32, 1.0, (64, 4096), &Device::Cpu)?.to_dtype(dtype)?;
     let b = Tensor::randn(0f32, 1.0, (4096, 64), &Device::Cpu)?.to_dtype(dtype)?;
@@ -237,8 +237,7 @@ fn corner_error(device: &Device, dtype: DType) -> Result<f64> {
     Ok((found - exact)?.abs()?.max_all()?.to_scalar::<f64>()? / scale)
 }
 
-/// Largest difference between the GPU's and the CPU's gradient of the sum of chosen log-probs.
-#[cfg(feature = "cuda")]
+/// Largest difference between the device's and the CPU's gradient of the sum of chosen log-probs.
 fn gradient_error(device: &Device) -> Result<f64> {
     let logits = Tensor::randn(0f32, 1.0, (8, 100), &Device::Cpu)?;
     let chosen = Tensor::arange(0u32, 8, &Device::Cpu)?.reshape((8, 1))?;

@@ -1,22 +1,62 @@
 //! `candlewick eval`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use candlewick::config::{BudgetWord, Device, Dtype, EvalBudget, EvalConfig, ModelConfig};
+use anyhow::{Context, Result, bail, ensure};
+use candlewick::config::{AskForm, BudgetWord, Config, Device, Dtype, EvalBudget, EvalConfig, ModelConfig};
+use candlewick::data::{self, DataConfig};
+use candlewick::eval::{self, Exam, Outcome, Sitting, Training};
+use candlewick::hub::Hub;
+use candlewick::train::evaluate::line;
+use candlewick::train::policy::Policy;
+use candlewick_eval::metrics::Conclusion;
+use candlewick_eval::report::{Report, table};
+use candlewick_rewards::reward::math::MathConfig;
 
-/// Test a checkpoint on benchmarks, with intervals that say how sure the figures are.
+use super::{Usage, compare};
+
+/// Test a checkpoint on benchmarks, and write a report that says how sure it is.
 ///
-/// For example: `candlewick eval runs/sums/checkpoints/40 --benchmark gsm8k --samples 4 --temperature 1`.
+/// A benchmark is a name (`gsm8k`), a name with a local file (`gsm8k=test.jsonl`), a file or data set of one's own with a
+/// problem and an answer field, or a generator (`generated:sums`). An evaluation that was stopped goes on where it was
+/// when the same command is given again. For example:
+///
+/// candlewick eval runs/sums/checkpoints/40 -b gsm8k=test.jsonl --samples 8 --temperature 0.7 --train train.jsonl
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// A folder with a checkpoint or an adapter, or the name of one on the Hub.
     model: String,
     /// A benchmark; may be given several times.
-    #[arg(short, long = "benchmark", value_name = "NAME", required = true)]
+    #[arg(short, long = "benchmark", value_name = "NAME|FILE", required = true)]
     benchmarks: Vec<String>,
-    /// Problems to take of each benchmark; all if not given.
+    #[command(flatten)]
+    decoding: Decoding,
+    #[command(flatten)]
+    asking: Asking,
+    #[command(flatten)]
+    honesty: Honesty,
+    /// Short name of the model in the report; made from its path if not given.
+    #[arg(long)]
+    label: Option<String>,
+    /// Folder for the report; `reports/<label>` if not given.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Write over a report that is there.
+    #[arg(long)]
+    force: bool,
+    /// Branch, tag or commit on the Hub.
+    #[arg(long)]
+    revision: Option<String>,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value_t = Device::Auto)]
+    device: Device,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Decoding")]
+struct Decoding {
+    /// Problems to take of each benchmark, the same ones each time; all if not given.
     #[arg(long)]
     problems: Option<usize>,
     /// Completions for each problem.
@@ -25,48 +65,286 @@ pub(crate) struct Arguments {
     /// Temperature; 0 takes the most likely token.
     #[arg(long, default_value_t = 0.0)]
     temperature: f64,
+    /// Draw from the k most likely tokens only.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Draw from the smallest set of most likely tokens whose probabilities reach this sum.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Leave out tokens less likely than this share of the most likely one.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f64,
     /// Most tokens of a completion.
     #[arg(long, default_value_t = 512)]
     limit: usize,
     /// Length in tokens that the prompts tell; nothing if not given.
     #[arg(long, value_name = "TOKENS")]
     told: Option<usize>,
+    /// A text that ends a completion; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Seed of the samples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Branch, tag or commit on the Hub.
-    #[arg(long)]
-    revision: Option<String>,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
-    #[arg(long, default_value_t = Device::Auto)]
-    device: Device,
-    /// Folder for the report.
-    #[arg(long, default_value = "report")]
-    output: PathBuf,
+    /// k of pass@k, maj@k and G-Pass@k, as in `1,8`; powers of two up to the samples if not given.
+    #[arg(long, value_name = "K,K", value_delimiter = ',')]
+    pass_at: Vec<usize>,
+    /// Completions decoded together; changes speed and memory, never a result.
+    #[arg(long, default_value_t = eval::sit::ROWS)]
+    rows: usize,
 }
 
-/// Runs the tests and writes the report.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Asking")]
+struct Asking {
+    /// `chat` for the chat template, `base` for text to be continued, `auto` for what the checkpoint has.
+    #[arg(long, default_value = "auto")]
+    form: AskForm,
+    /// Worked examples before each problem.
+    #[arg(long)]
+    shots: Option<usize>,
+    /// Take the worked examples from the first records of this file.
+    #[arg(long, value_name = "FILE")]
+    shots_from: Option<String>,
+    /// Wordings of the instruction to test under, up to 6: mean, worst and spread are reported.
+    #[arg(long, default_value_t = 1)]
+    wordings: usize,
+    /// System prompt.
+    #[arg(long)]
+    system: Option<String>,
+    /// Field of a file that holds the problem, where it has no usual name.
+    #[arg(long, value_name = "FIELD")]
+    problem_field: Option<String>,
+    /// Field of a file that holds the answer, where it has no usual name.
+    #[arg(long, value_name = "FIELD")]
+    answer_field: Option<String>,
+    /// Take `[data]` and the `math` reward of this config: for `validation`, for generators, and as training data.
+    #[arg(long, value_name = "CONFIG")]
+    config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Honesty and gates")]
+struct Honesty {
+    /// Training data; problems that stand in it are taken out of the benchmarks.
+    #[arg(long, value_name = "FILE")]
+    train: Option<String>,
+    /// Compare with this earlier report on the same problems; may be given several times.
+    #[arg(long, value_name = "REPORT")]
+    against: Vec<PathBuf>,
+    /// Fail with exit status 1 if the accuracy on any benchmark is below this share, as in 0.4.
+    #[arg(long, value_name = "SHARE")]
+    fail_below: Option<f64>,
+    /// Compare with this report, and fail with exit status 1 if a benchmark became worse.
+    #[arg(long, value_name = "REPORT")]
+    fail_if_worse_than: Option<PathBuf>,
+}
+
+/// Runs the tests, writes the report and applies the gates.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let eval = EvalConfig {
-        benchmarks: arguments.benchmarks.clone(),
-        every: 0,
-        problems: arguments.problems,
-        samples: arguments.samples,
-        temperature: arguments.temperature,
-        limit: Some(arguments.limit),
-        budget: arguments.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
-    };
+    let settings = settings(arguments)?;
+    let earlier = earlier(&arguments.honesty)?;
+    let label = arguments.label.clone().unwrap_or_else(|| label(&arguments.model));
+    let output = arguments.output.clone().unwrap_or_else(|| Path::new("reports").join(&label));
+    if output.join("report.json").exists() && !arguments.force {
+        let message = format!("{} holds a report already: name another `--output`, or add `--force`", output.display());
+        return Err(Usage(message).into());
+    }
+    let (data, reward) = data_of(arguments)?;
+    let training = training(arguments, &data)?;
     let model = ModelConfig {
         revision: arguments.revision.clone(),
         device: arguments.device,
         dtype: Dtype::F32,
         ..ModelConfig::named(&arguments.model)
     };
-    let outcomes = candlewick::train::evaluate(&model, &eval, arguments.seed, &arguments.output)?;
-    let mut out = std::io::stdout().lock();
-    for outcome in &outcomes {
-        writeln!(out, "{}", candlewick::train::evaluate::line(outcome))?;
+    let policy = Policy::load(&model, &data)?;
+    let exams = eval::exams(&policy, &settings, &data, training.as_ref())?;
+    for exam in &exams {
+        super::note(&format!(
+            "{}: {} problems, {} completions",
+            exam.name,
+            exam.len(),
+            exam.len() * settings.samples * settings.wordings
+        ));
     }
-    writeln!(out, "results and samples: {}", arguments.output.display())?;
+    let seed = arguments.decoding.seed;
+    let mut identity = eval::identity::identity(&policy, &policy.folder, &label, arguments.revision.as_deref(), seed)?;
+    identity.date = eval::identity::now();
+    let weights = identity.adapter_sha256.iter().chain(&identity.weights_sha256).cloned().collect::<Vec<_>>().join(" ");
+    let sittings = exams.iter().map(|exam| {
+        let (grader, must_finish) = eval::sit::grader(exam, reward.as_ref());
+        let name: String = exam.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let ks = (!arguments.decoding.pass_at.is_empty()).then(|| arguments.decoding.pass_at.clone());
+        let journal = Some(output.join("unfinished").join(format!("{name}.jsonl")));
+        let (cap, rows, model) = (arguments.decoding.limit, arguments.decoding.rows, weights.clone());
+        Sitting { eval: &settings, cap, seed, rows, grader, must_finish, ks, journal, model }
+    });
+    let (mut outcomes, sittings): (Vec<Outcome>, Vec<Sitting>) = (Vec::new(), sittings.collect());
+    for (exam, sitting) in exams.iter().zip(&sittings) {
+        let outcome = exam.sit(&policy, sitting)?;
+        super::note(&line(&outcome));
+        outcomes.push(outcome);
+    }
+    let sat: Vec<(&Exam, Sitting, &Outcome)> =
+        exams.iter().zip(sittings).zip(&outcomes).map(|((exam, sitting), outcome)| (exam, sitting, outcome)).collect();
+    let (mut report, samples) = eval::report::report(&policy, identity, &sat, &[])?;
+    let names: Vec<String> = exams.iter().map(|exam| exam.name.clone()).collect();
+    report.notes.extend(eval::report::chosen_on(&policy.folder, &names));
+    for (path, other) in &earlier {
+        hold_against(&mut report, path, other, &samples, seed)?;
+    }
+    let written = report.write(&output, &samples, None)?;
+    // What the journals held stands in the report now.
+    let _ = std::fs::remove_dir_all(output.join("unfinished"));
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}\nreport  {}", table(&report), written.html.display())?;
+    gates(&report, &arguments.honesty, &earlier)
+}
+
+/// The `[eval]` section that the arguments stand for. Errors: what can never work, before anything is loaded.
+fn settings(arguments: &Arguments) -> Result<EvalConfig> {
+    let (decoding, asking) = (&arguments.decoding, &arguments.asking);
+    let refuse = |message: String| -> Result<EvalConfig> { Err(Usage(message).into()) };
+    for name in &arguments.benchmarks {
+        if let Err(error) = eval::check(name) {
+            return refuse(format!("{error:#}"));
+        }
+    }
+    let n = decoding.samples;
+    if n == 0 || decoding.limit == 0 || decoding.rows == 0 || decoding.problems == Some(0) {
+        return refuse("`--samples`, `--limit`, `--rows` and `--problems` are at least 1".into());
+    }
+    if n > 1 && decoding.temperature == 0.0 {
+        return refuse(format!(
+            "{n} samples at temperature 0 are the same completion {n} times: set `--temperature` above 0, or `--samples` to 1"
+        ));
+    }
+    if let Some(k) = decoding.pass_at.iter().find(|k| **k == 0 || **k > n) {
+        return refuse(candlewick_eval::Error::TooFewSamples { k: *k, n }.to_string());
+    }
+    if let Some(share) = arguments.honesty.fail_below.filter(|share| !(0.0..=1.0).contains(share)) {
+        return refuse(format!("`--fail-below` {share} is no share: give a number from 0 to 1, as 0.4 for 40 %"));
+    }
+    if arguments.benchmarks.iter().any(|name| name == "validation") && asking.config.is_none() {
+        return refuse(
+            "`validation` is the held-out part of a config's `[data]`: name the config with `--config`".into(),
+        );
+    }
+    let settings = EvalConfig {
+        benchmarks: arguments.benchmarks.clone(),
+        problems: decoding.problems,
+        samples: n,
+        temperature: decoding.temperature,
+        top_k: decoding.top_k,
+        top_p: decoding.top_p,
+        min_p: decoding.min_p,
+        limit: Some(decoding.limit),
+        budget: decoding.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
+        stop: decoding.stop.clone(),
+        form: asking.form,
+        shots: asking.shots,
+        shots_from: asking.shots_from.clone(),
+        wordings: asking.wordings,
+        system: asking.system.clone(),
+        every: 0,
+    };
+    Ok(settings)
+}
+
+/// The reports to compare with, each with its path; the one of the gate is the last.
+fn earlier(honesty: &Honesty) -> Result<Vec<(PathBuf, Report)>> {
+    let paths = honesty.against.iter().chain(&honesty.fail_if_worse_than);
+    paths.map(|path| Ok((path.clone(), compare::read(path)?))).collect()
+}
+
+fn data_of(arguments: &Arguments) -> Result<(DataConfig, Option<MathConfig>)> {
+    let (mut data, mut reward) = (DataConfig::default(), None);
+    if let Some(path) = &arguments.asking.config {
+        let config = Config::load(path, &[])?.config;
+        data = config.data;
+        reward = config.reward.and_then(|rewards| rewards.math);
+    }
+    let columns = &mut data.columns;
+    columns.problem = arguments.asking.problem_field.clone().or(columns.problem.take());
+    columns.answer = arguments.asking.answer_field.clone().or(columns.answer.take());
+    Ok((data, reward))
+}
+
+fn training(arguments: &Arguments, data: &DataConfig) -> Result<Option<Training>> {
+    let hub = Hub::from_env();
+    let dataset = match (&arguments.honesty.train, &arguments.asking.config) {
+        (Some(source), _) => data::load_source(&DataConfig::default(), &hub, source)
+            .with_context(|| format!("the training data `{source}` cannot be read"))?,
+        (None, Some(_)) => data::load(data, &hub, data::Split::Train)?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Training::of(&dataset)))
+}
+
+/// `runs/sums/checkpoints/40` is `sums-40`; any other path its last part.
+fn label(model: &str) -> String {
+    let parts: Vec<&str> =
+        model.trim_end_matches('/').split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    match parts.as_slice() {
+        [.., run, "checkpoints", step] => format!("{run}-{step}"),
+        [.., last] => (*last).to_owned(),
+        [] => "model".to_owned(),
+    }
+}
+
+/// Adds an earlier report's results to each benchmark on the same problems; a benchmark on others is noted.
+fn hold_against(
+    report: &mut Report,
+    path: &Path,
+    other: &Report,
+    samples: &[Vec<candlewick_eval::sample::Sample>],
+    seed: u64,
+) -> Result<()> {
+    let label = match other.identity.label == report.identity.label {
+        true => path.display().to_string(),
+        false => other.identity.label.clone(),
+    };
+    let mut is_shared = false;
+    for (entry, samples) in report.benchmarks.iter_mut().zip(samples) {
+        let Some(theirs) = other.benchmarks.iter().find(|theirs| theirs.data.benchmark == entry.data.benchmark) else {
+            continue;
+        };
+        if theirs.data.sha256 != entry.data.sha256 {
+            let name = &entry.data.benchmark;
+            report.notes.push(format!("{label} was asked other problems of {name}, so it is not compared there"));
+            continue;
+        }
+        is_shared = true;
+        entry.against(label.clone(), theirs.results.clone(), theirs.sensitivity.clone(), samples, seed)?;
+    }
+    ensure!(is_shared, "the report `{}` shares no benchmark on the same problems", path.display());
+    Ok(())
+}
+
+/// The gates of a pipeline, applied once the report is written.
+fn gates(report: &Report, honesty: &Honesty, earlier: &[(PathBuf, Report)]) -> Result<()> {
+    let mut failures = Vec::new();
+    for entry in &report.benchmarks {
+        let (name, accuracy) = (&entry.data.benchmark, entry.results.accuracy.value);
+        if let Some(least) = honesty.fail_below.filter(|least| accuracy < *least) {
+            failures.push(format!(
+                "{name}: accuracy {:.1} % is below {:.1} % (`--fail-below`)",
+                100.0 * accuracy,
+                100.0 * least
+            ));
+        }
+        // The report of the gate was added last, where it shares the benchmark.
+        let gate = honesty.fail_if_worse_than.as_ref().and(earlier.last());
+        if let (Some((path, gate)), Some(against)) = (gate, entry.against.last())
+            && gate.benchmarks.iter().any(|theirs| theirs.data.sha256 == entry.data.sha256)
+            && against.comparison.conclusion == Conclusion::Worse
+        {
+            failures.push(format!("{name}: worse than `{}` (`--fail-if-worse-than`)", path.display()));
+        }
+    }
+    if !failures.is_empty() {
+        bail!("{}", failures.join("; "));
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, with its arguments and its help.
 
 pub(crate) mod check;
+pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod eval;
@@ -46,6 +47,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
+    Compare(compare::Arguments),
     Generate(generate::Arguments),
     Merge(merge::Arguments),
     Check(check::Arguments),

@@ -1,4 +1,4 @@
-//! Section `eval`: what the model is tested on, and when.
+//! Section `eval`: what the model is tested on, how it is asked, and when.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalConfig {
-    /// Names of benchmarks; `validation` is the held-out part of `[data]`. Empty tests nothing.
+    /// What to test on: names of benchmarks (`gsm8k`), a benchmark on a local file (`gsm8k=test.jsonl`), a file of
+    /// one's own, a generator (`generated:addition`), or `validation`, the held-out part of `[data]`. Empty tests nothing.
     pub benchmarks: Vec<String>,
-    /// Steps between tests while training; 0 tests only before and after.
+    /// Steps between tests while training; 0 tests only before and after. With `validation` among the benchmarks these
+    /// tests use that alone, and the best checkpoint is the best on it.
     pub every: usize,
     /// Problems to take of each benchmark, the same ones each time; absent takes all.
     #[schemars(range(min = 1))]
@@ -19,12 +21,32 @@ pub struct EvalConfig {
     pub samples: usize,
     /// Temperature of the completions; 0 takes the most likely token.
     pub temperature: f64,
+    /// Draw from the k most likely tokens only; absent draws from all.
+    #[schemars(range(min = 1))]
+    pub top_k: Option<usize>,
+    /// Draw from the smallest set of most likely tokens whose probabilities reach this sum; 1 draws from all.
+    pub top_p: f64,
+    /// Leave out tokens less likely than this share of the most likely one; 0 leaves out none.
+    pub min_p: f64,
     /// Most tokens of a completion; absent takes the largest budget of training, or 512.
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
     /// Length that the prompts tell: none, that of the last training step, or a number of tokens. A model trained on
     /// told lengths answers otherwise without one: report both.
     pub budget: EvalBudget,
+    /// Texts that end a completion, besides the model's own end tokens and the end of the answer in a base prompt.
+    pub stop: Vec<String>,
+    /// How benchmarks are asked: by the chat template, as text to be continued, or by what the checkpoint has.
+    pub form: AskForm,
+    /// Worked examples before each problem of a benchmark. Absent: none in a chat, four in a base prompt.
+    pub shots: Option<usize>,
+    /// File whose first records are the worked examples; absent takes examples of our own.
+    pub shots_from: Option<String>,
+    /// Wordings of the instruction to test under, 1 to 6: mean, worst and spread are reported. Chats only.
+    #[schemars(range(min = 1, max = 6))]
+    pub wordings: usize,
+    /// System prompt of a benchmark's chat; absent leaves it to the chat template.
+    pub system: Option<String>,
 }
 
 /// What the prompts of a test tell about the length of an answer.
@@ -37,6 +59,17 @@ pub enum EvalBudget {
     Tokens(usize),
 }
 
+impl EvalBudget {
+    /// The length that prompts tell, where the last training step tells `last`.
+    pub fn told(self, last: Option<usize>) -> Option<usize> {
+        match self {
+            Self::Word(BudgetWord::None) => None,
+            Self::Word(BudgetWord::Final) => last,
+            Self::Tokens(tokens) => Some(tokens),
+        }
+    }
+}
+
 /// A budget that is not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -47,6 +80,32 @@ pub enum BudgetWord {
     Final,
 }
 
+/// For whom a benchmark's problems are worded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AskForm {
+    /// A chat where the checkpoint has a chat template, else text to be continued.
+    #[default]
+    Auto,
+    /// Turns for the chat template.
+    Chat,
+    /// Text to be continued.
+    Base,
+}
+
+impl std::str::FromStr for AskForm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "chat" => Ok(Self::Chat),
+            "base" => Ok(Self::Base),
+            other => Err(format!("unknown form `{other}`: use `auto`, `chat` or `base`")),
+        }
+    }
+}
+
 impl Default for EvalConfig {
     fn default() -> Self {
         Self {
@@ -55,8 +114,17 @@ impl Default for EvalConfig {
             problems: None,
             samples: 1,
             temperature: 0.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
             limit: None,
             budget: EvalBudget::Word(BudgetWord::None),
+            stop: Vec::new(),
+            form: AskForm::default(),
+            shots: None,
+            shots_from: None,
+            wordings: 1,
+            system: None,
         }
     }
 }

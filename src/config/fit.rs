@@ -13,10 +13,8 @@ use candlewick_algorithms::objective::{Objective, ObjectiveConfig, Reads};
 use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 
 use super::load::{Finding, nearest};
-use candlewick_algorithms::advantage::AdvantageConfig;
-use candlewick_algorithms::prompts::PromptsConfig;
-
 use super::{BudgetWord, Config, EvalBudget, Kind, TrainConfig, values};
+use candlewick_algorithms::prompts::PromptsConfig;
 
 /// The stages of a config, built.
 struct Stages {
@@ -36,6 +34,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     } else {
         offline(config, &mut findings);
     }
+    data(config, &mut findings);
     reference(config, &stages, &mut findings);
     evaluation(config, &mut findings);
     if findings.is_empty() {
@@ -150,7 +149,7 @@ fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let is_offline = matches!(config.train, Some(TrainConfig::Offline(_)));
     idle(is_offline, "train.offline", "examples, it samples its own completions: write [train.online]");
 
-    groups(config, findings);
+    groups(config, stages, findings);
     rewards(config, stages, findings);
     rates(config, stages, findings);
     lengths(config, findings);
@@ -166,11 +165,11 @@ fn online(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
 }
 
 /// Whether groups are large enough for what reads them, and steps for their minibatches.
-fn groups(config: &Config, findings: &mut Vec<Finding>) {
+fn groups(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let rollouts = config.budget.as_ref().and_then(|b| Some((b.rollouts.variant(), b.rollouts.build().ok()?.mean())));
     if let (Some((variant, mean)), Some(advantage)) = (rollouts, &config.advantage)
         && mean < 2.0
-        && compares_within_group(advantage)
+        && stages.advantage.as_ref().is_some_and(|a| a.compares_within_group())
     {
         let message = format!(
             "groups of {mean} completion give no advantage: `advantage.{}` compares the completions of one prompt",
@@ -201,23 +200,6 @@ fn groups(config: &Config, findings: &mut Vec<Finding>) {
             train.minibatches
         );
         findings.push(Finding { is_key: false, ..Finding::at("train.online.minibatches", message) });
-    }
-}
-
-/// Whether an estimator's baseline or scale comes from the other completions of the same prompt.
-fn compares_within_group(advantage: &AdvantageConfig) -> bool {
-    match advantage {
-        AdvantageConfig::Rfpp(_)
-        | AdvantageConfig::Psr(_)
-        | AdvantageConfig::Nsr(_)
-        | AdvantageConfig::WReinforce(_) => false,
-        AdvantageConfig::Group(_)
-        | AdvantageConfig::Batch(_)
-        | AdvantageConfig::None(_)
-        | AdvantageConfig::Rloo(_)
-        | AdvantageConfig::Opo(_)
-        | AdvantageConfig::Pairing(_)
-        | AdvantageConfig::RfppBaseline(_) => true,
     }
 }
 
@@ -359,6 +341,17 @@ fn offline(config: &Config, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Every objective needs something to learn from.
+fn data(config: &Config, findings: &mut Vec<Finding>) {
+    if config.data.train.is_none() {
+        let message =
+            format!("missing `data.train`: objective `{}` has nothing to learn from", config.objective.variant());
+        let help =
+            "name a file, a data set on the Hub such as `gsm8k:train`, or a generator such as `generated:addition`";
+        findings.push(Finding { help: Some(help.into()), ..Finding::at("data", message) });
+    }
+}
+
 fn unread(section: &str, why: &str) -> Finding {
     Finding {
         help: Some("remove the section".into()),
@@ -393,10 +386,24 @@ fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
             "`model.reference.revision` repeats `model.revision`: remove it",
         ));
     }
-    if reference.path.as_ref().is_some_and(|p| p.ends_with(".gguf")) && !cfg!(feature = "gguf") {
-        let message =
-            "a `.gguf` reference needs a build with the `gguf` feature: cargo build --release --features gguf";
-        findings.push(Finding { is_key: false, ..Finding::at("model.reference.path", message) });
+    if let Some(path) = reference.path.as_ref().filter(|p| p.ends_with(".gguf")) {
+        gguf(path, reference.revision.is_some(), findings);
+    }
+}
+
+/// A quantised reference is a file that is there, in a build that reads it.
+fn gguf(path: &str, has_revision: bool, findings: &mut Vec<Finding>) {
+    let mut refuse = |key: &str, message: String| {
+        findings.push(Finding { is_key: false, ..Finding::at(&format!("model.reference.{key}"), message) });
+    };
+    if !cfg!(feature = "gguf") {
+        let fix = "cargo build --release --features gguf";
+        refuse("path", format!("a `.gguf` reference needs a build with the `gguf` feature: {fix}"));
+    } else if !Path::new(path).is_file() {
+        refuse("path", format!("the reference `{path}` is no file"));
+    }
+    if has_revision {
+        refuse("revision", "nothing reads `model.reference.revision`: a `.gguf` reference is a file".into());
     }
 }
 
@@ -406,6 +413,13 @@ fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
     let all = candlewick_eval::benchmark::all();
     let known: Vec<&str> = all.iter().map(|b| b.name()).chain(["validation"]).collect();
     for name in eval.benchmarks.iter().filter(|n| !known.contains(&n.as_str())) {
+        if crate::eval::is_source(name) {
+            if let Err(error) = crate::eval::check(name) {
+                let message = format!("benchmark `{name}` cannot be read: {error:#}");
+                findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });
+            }
+            continue;
+        }
         let hint = nearest(name, &known).map_or(String::new(), |n| format!(": did you mean `{n}`?"));
         findings.push(Finding {
             is_key: false,

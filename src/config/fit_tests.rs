@@ -132,6 +132,8 @@ fn adapters_of_a_sampled_run_have_no_dropout() {
 fn benchmarks_exist_and_have_what_they_ask() {
     assert_eq!(refused(ONLINE, &["eval.benchmarks=['gsm8']"]), "unknown benchmark `gsm8`: did you mean `gsm8k`?");
     assert!(refused(ONLINE, &["eval.benchmarks=['validation']"]).contains("set `data.validation`"));
+    assert!(refused(ONLINE, &["eval.benchmarks=['gsm8k=gone.jsonl']"]).ends_with("no such data file: `gone.jsonl`"));
+    assert!(refused(ONLINE, &["eval.benchmarks=['generated:adition']"]).contains("did you mean `addition`?"));
     assert!(
         refused(ONLINE, &["eval.benchmarks=['gsm8k']", "eval.samples=4"]).starts_with("4 samples at temperature 0")
     );
@@ -147,6 +149,11 @@ fn impossible_values_are_refused_with_their_rule() {
         ("optim.beta2=1.0", "below 1"),
         ("optim.eps=nan", "such as 1e-8"),
         ("eval.temperature=-1.0", "0 or above"),
+        ("eval.top_p=0.0", "up to 1"),
+        ("eval.min_p=1.0", "below 1"),
+        ("eval.stop=['']", "empty text"),
+        ("eval.wordings=7", "there are 1 to 6"),
+        ("eval.samples=0", "at least"),
         ("model.lora.alpha=0.0", "above 0"),
         ("model.lora.targets=[]", "at least one projection"),
         ("run.name=../elsewhere", "not a path"),

@@ -10,8 +10,30 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     model(config, &mut values);
     rollout(config, &mut values);
     optim(config, &mut values);
-    values.require("eval.temperature", config.eval.temperature, config.eval.temperature >= 0.0, "it is 0 or above");
+    eval(config, &mut values);
     values.0
+}
+
+fn eval(config: &Config, values: &mut Values) {
+    let eval = &config.eval;
+    values.require("eval.temperature", eval.temperature, eval.temperature >= 0.0, "it is 0 or above");
+    let keeps_some = eval.top_p > 0.0 && eval.top_p <= 1.0;
+    values.require("eval.top_p", eval.top_p, keeps_some, "it lies above 0 and up to 1, which keeps all tokens");
+    let is_share = (0.0..1.0).contains(&eval.min_p);
+    values.require("eval.min_p", eval.min_p, is_share, "it lies from 0, which keeps all tokens, to below 1");
+    if eval.stop.iter().any(String::is_empty) {
+        values.refuse("eval.stop", "`eval.stop` holds an empty text, which every completion contains: remove it");
+    }
+    let wordings = candlewick_eval::benchmark::WORDINGS.len();
+    if !(1..=wordings).contains(&eval.wordings) {
+        values.refuse(
+            "eval.wordings",
+            &format!("`eval.wordings` cannot be {}: there are 1 to {wordings}", eval.wordings),
+        );
+    }
+    if eval.samples == 0 {
+        values.refuse("eval.samples", "`eval.samples` cannot be 0: each problem is answered at least once");
+    }
 }
 
 struct Values(Vec<Finding>);

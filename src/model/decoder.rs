@@ -400,7 +400,7 @@ impl Decoder {
     }
 
     /// RMSNorm of every head of x [N, H D].
-    fn head_norm(&self, x: &Tensor, weight: ParamId) -> Result<Tensor> {
+    pub(crate) fn head_norm(&self, x: &Tensor, weight: ParamId) -> Result<Tensor> {
         let (n, width) = x.dims2()?;
         let flat = x.reshape((n * width / self.spec.head_dim, self.spec.head_dim))?;
         Ok(norm::forward(&flat, self.params.value(weight), self.spec.norm_eps)?.reshape((n, width))?)

@@ -1,8 +1,9 @@
 //! How much memory a run takes, before any weight is loaded.
 //!
-//! Peak = what stays (weights, gradients, moments) + the larger of what sampling and what an update
-//! need, since they take turns. Bytes are counted from the shapes; the two factors that shapes do
-//! not give are constants below, measured on SmolLM2-135M.
+//! Peak = what stays (weights, gradients, moments) + the largest of what sampling, an update, an
+//! evaluation and a save need, since they take turns. Bytes are counted from the shapes and from the
+//! lengths of the data's own prompts. What nothing can tell beforehand is how long completions get: they
+//! are counted at half the limit, and [`Estimate::most`] says what it takes if all reach it.
 
 use crate::config::{BudgetConfig, Config, Kind, Switch};
 use crate::model::spec::DecoderSpec;
@@ -10,13 +11,39 @@ use crate::model::spec::DecoderSpec;
 /// Tokens in one forward and backward pass where the config names no number.
 pub const MICRO_BATCH_TOKENS: usize = 1024;
 /// Rows of the head that are computed at a time.
-const HEAD_ROWS: usize = 256;
-/// Prompt tokens assumed where the config sets no limit.
+const HEAD_ROWS: usize = super::head::ROWS_A_CHUNK;
+/// Prompt tokens assumed where the data cannot be looked at and the config sets no limit.
 const PROMPT_TOKENS: usize = 128;
-/// Program, tokenizer, data and allocator slack, in bytes.
-const PROGRAM_BYTES: u64 = 96 << 20;
-/// Gradients of a block's activations that live beside the activations in the backward pass.
-const BACKWARD_SHARE: f64 = 1.35;
+/// Program, its threads and small data, in bytes.
+const PROGRAM_BYTES: u64 = 32 << 20;
+/// Tokenizer and chat template, in bytes a token of the vocabulary.
+const TOKENIZER_BYTES: u64 = 900;
+/// Room of a growing cache relative to what it holds: it doubles when it is full.
+const CACHE_GROWTH: f64 = 1.4;
+/// Rows that an evaluation decodes together.
+const EVALUATION_ROWS: usize = 128;
+/// Tokens of an evaluation's completions where neither it nor the budget says.
+const EVALUATION_TOKENS: usize = 512;
+
+/// Lengths in tokens of a run's prompts, or of its examples if it samples none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// The mean.
+    pub mean: usize,
+    /// The longest.
+    pub longest: usize,
+    /// Whether they were measured on the data, not assumed.
+    pub is_measured: bool,
+}
+
+impl Lengths {
+    /// Where the data cannot be looked at: the config's limit, or a default.
+    pub fn assumed(config: &Config) -> Self {
+        let prompt = config.data.max_prompt_tokens.unwrap_or(PROMPT_TOKENS);
+        let length = if matches!(config.kind(), Kind::Offline(_)) { 2 * prompt } else { prompt };
+        Self { mean: length, longest: length, is_measured: false }
+    }
+}
 
 /// One use of memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +65,12 @@ pub struct Estimate {
     pub sampling: Vec<Part>,
     /// What an update adds.
     pub updating: Vec<Part>,
+    /// What an evaluation adds.
+    pub evaluating: Vec<Part>,
+    /// What writing a checkpoint adds.
+    pub saving: Vec<Part>,
+    /// Bytes at the peak if every completion is as long as it may be.
+    pub most: u64,
     /// Whether blocks are recomputed in the backward pass.
     pub is_checkpointed: bool,
     /// Most tokens in one forward and backward pass.
@@ -47,64 +80,175 @@ pub struct Estimate {
 impl Estimate {
     /// Bytes at the peak.
     pub fn peak(&self) -> u64 {
-        let sum = |parts: &[Part]| parts.iter().map(|p| p.bytes).sum::<u64>();
-        sum(&self.standing) + sum(&self.sampling).max(sum(&self.updating))
+        let sum = |parts: &Vec<Part>| parts.iter().map(|p| p.bytes).sum::<u64>();
+        let turns = [&self.sampling, &self.updating, &self.evaluating, &self.saving];
+        sum(&self.standing) + turns.into_iter().map(sum).max().unwrap_or(0)
     }
 }
 
 /// The memory that a run takes; where `gradient_checkpointing` is left to the program, it is on
-/// exactly if the run would not fit into `available` bytes without it.
-pub fn estimate(config: &Config, spec: &DecoderSpec, available: Option<u64>) -> Estimate {
+/// exactly if the run would not fit into `available` bytes without it, with completions at their limit.
+pub fn estimate(config: &Config, spec: &DecoderSpec, lengths: Lengths, available: Option<u64>) -> Estimate {
+    let with = |is_checkpointed| {
+        let typical = Plan::new(config, spec, lengths, is_checkpointed, 0.5).estimate();
+        Estimate { most: Plan::new(config, spec, lengths, is_checkpointed, 1.0).estimate().peak(), ..typical }
+    };
     match config.model.gradient_checkpointing {
-        Switch::On => estimate_with(config, spec, true),
-        Switch::Off => estimate_with(config, spec, false),
+        Switch::On => with(true),
+        Switch::Off => with(false),
         Switch::Auto => {
-            let plain = estimate_with(config, spec, false);
+            let plain = with(false);
             match available {
-                Some(bytes) if plain.peak() > bytes => estimate_with(config, spec, true),
+                Some(bytes) if plain.most > bytes => with(true),
                 _ => plain,
             }
         }
     }
 }
 
-fn estimate_with(config: &Config, spec: &DecoderSpec, is_checkpointed: bool) -> Estimate {
-    let (row, rows) = rows(config, spec);
-    let micro_batch_tokens =
-        config.model.micro_batch_tokens.unwrap_or(MICRO_BATCH_TOKENS).max(row).min(row * rows.max(1));
-    let sampling = match config.kind() {
-        Kind::Online(_) => vec![cache(config, spec, rows, row)],
-        Kind::Offline(_) => Vec::new(),
-    };
-    Estimate {
-        standing: standing(config, spec),
-        sampling,
-        updating: updating(config, spec, micro_batch_tokens, row, is_checkpointed),
-        is_checkpointed,
-        micro_batch_tokens,
-    }
+/// The sizes that a run's memory follows from.
+struct Plan<'a> {
+    config: &'a Config,
+    spec: &'a DecoderSpec,
+    is_checkpointed: bool,
+    /// Distinct prompts and rows of a step.
+    prompts: usize,
+    rows: usize,
+    /// Tokens of a prompt, and of a completion as it is counted.
+    prompt: usize,
+    completion: usize,
+    micro_batch_tokens: usize,
+    /// Tokens that are run forward and back together.
+    update_tokens: usize,
 }
 
-/// Longest row in tokens, and rows of a step.
-fn rows(config: &Config, spec: &DecoderSpec) -> (usize, usize) {
-    match config.kind() {
-        Kind::Online(online) => {
-            let row = (prompt_tokens(config) + completion_tokens(online.budget)).min(spec.max_positions);
-            let rollouts = online.budget.rollouts.build().map_or(1.0, |r| r.mean());
-            let prompts = online.prompts.build().map_or(1, |p| p.per_step());
-            (row, (prompts as f64 * rollouts).round() as usize)
+impl<'a> Plan<'a> {
+    fn new(config: &'a Config, spec: &'a DecoderSpec, lengths: Lengths, is_checkpointed: bool, share: f64) -> Self {
+        let (prompts, rows, cap, minibatches) = match config.kind() {
+            Kind::Online(online) => {
+                let rollouts = online.budget.rollouts.build().map_or(1.0, |r| r.mean());
+                let prompts = online.prompts.build().map_or(1, |p| p.per_step());
+                let rows = (prompts as f64 * rollouts).round() as usize;
+                (prompts, rows, completion_tokens(online.budget), online.train.minibatches)
+            }
+            Kind::Offline(offline) => (offline.train.batch_size, offline.train.batch_size, 0, 1),
+        };
+        let cap = cap.min(spec.max_positions);
+        let completion = (cap as f64 * share).ceil() as usize;
+        let row = (lengths.longest + cap).min(spec.max_positions);
+        let micro_batch_tokens = config.model.micro_batch_tokens.unwrap_or(MICRO_BATCH_TOKENS).max(row);
+        // The prompt of a group is run once.
+        let a_step = prompts * lengths.mean + rows * completion;
+        let update_tokens = (a_step.div_ceil(minibatches.max(1))).clamp(1, micro_batch_tokens);
+        Self {
+            config,
+            spec,
+            is_checkpointed,
+            prompts,
+            rows,
+            prompt: lengths.mean,
+            completion,
+            micro_batch_tokens,
+            update_tokens,
         }
-        // What the examples hold is not known yet: a row as long as a default completion's.
-        Kind::Offline(offline) => (spec.max_positions.min(prompt_tokens(config) * 2), offline.train.batch_size),
     }
-}
 
-fn prompt_tokens(config: &Config) -> usize {
-    config.data.max_prompt_tokens.unwrap_or(PROMPT_TOKENS)
+    fn estimate(&self) -> Estimate {
+        let sampling = match self.config.kind() {
+            Kind::Online(_) => {
+                sampling(self.spec, self.config, (self.prompts, self.prompt), (self.rows, self.completion))
+            }
+            Kind::Offline(_) => Vec::new(),
+        };
+        Estimate {
+            standing: standing(self.config, self.spec),
+            sampling,
+            updating: self.updating(),
+            evaluating: self.evaluating(),
+            saving: saving(self.config, self.spec),
+            most: 0,
+            is_checkpointed: self.is_checkpointed,
+            micro_batch_tokens: self.micro_batch_tokens,
+        }
+    }
+
+    fn evaluating(&self) -> Vec<Part> {
+        let eval = &self.config.eval;
+        if eval.benchmarks.is_empty() {
+            return Vec::new();
+        }
+        let budget = match self.config.kind() {
+            Kind::Online(online) => Some(completion_tokens(online.budget)),
+            Kind::Offline(_) => None,
+        };
+        let limit = eval.limit.or(budget).unwrap_or(EVALUATION_TOKENS).min(self.spec.max_positions);
+        let rows = eval.problems.map_or(EVALUATION_ROWS, |n| n * eval.samples.max(1)).min(EVALUATION_ROWS);
+        let prompts = rows.div_ceil(eval.samples.max(1));
+        sampling(self.spec, self.config, (prompts, self.prompt), (rows, limit / 2))
+    }
+
+    /// Kept a token by a block: its input, what stands after attention, queries and keys (twice where they
+    /// are normalised), values, attention's output, both sides of the gated layer. Beside it, in the
+    /// backward pass of one block: gradients of the gated layer and of the residual stream.
+    fn updating(&self) -> Vec<Part> {
+        let (spec, tokens) = (self.spec, self.update_tokens);
+        let bytes = self.config.model.dtype.bytes();
+        let (c, f) = (spec.hidden_size, spec.intermediate_size);
+        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let raw = if spec.has_qk_norm { q + kv } else { 0 };
+        let block = 2 * c + 2 * q + 2 * kv + 2 * f + raw;
+        let live = 4 * f + 5 * c + 2 * q + 2 * kv;
+        let kept = if self.is_checkpointed { spec.layers * c + block } else { spec.layers * block };
+        let how = if self.is_checkpointed { "block inputs, one block made again at a time" } else { "all blocks" };
+        let rows = HEAD_ROWS.min(tokens);
+        let head = rows * spec.vocab_size * 4 + 4 * tokens * c * bytes.max(4);
+        vec![
+            Part {
+                name: "activations",
+                bytes: (tokens * bytes * (kept + live)) as u64,
+                why: format!("{tokens} tokens, {how}"),
+            },
+            Part { name: "head", bytes: head as u64, why: format!("logits of {rows} tokens at a time") },
+        ]
+    }
 }
 
 fn completion_tokens(budget: &BudgetConfig) -> usize {
     budget.tokens.build().map_or(0, |t| t.largest())
+}
+
+/// The KV cache of prompts, run once each, and of the rows that go on from them; and the rows' logits.
+fn sampling(spec: &DecoderSpec, config: &Config, prompts: (usize, usize), rows: (usize, usize)) -> Vec<Part> {
+    let a_token = 2 * spec.layers * spec.kv_heads * spec.head_dim * config.model.dtype.bytes();
+    let own = (rows.0 * rows.1) as f64 * CACHE_GROWTH;
+    let tokens = (prompts.0 * prompts.1) as f64 + own;
+    let why = format!(
+        "{} prompts of {} and {} rows of {} tokens, {} each",
+        prompts.0,
+        prompts.1,
+        rows.0,
+        rows.1,
+        size(a_token as u64)
+    );
+    // The logits, and their exponentials while a token is drawn.
+    let logits = (2 * rows.0 * spec.vocab_size * 4) as u64;
+    vec![
+        Part { name: "key-value cache", bytes: (tokens * a_token as f64) as u64, why },
+        Part { name: "logits", bytes: logits, why: format!("{} rows", rows.0) },
+    ]
+}
+
+/// A tensor on its way to a file is copied once.
+fn saving(config: &Config, spec: &DecoderSpec) -> Vec<Part> {
+    let is_trained = |name: &str| {
+        config.model.lora.as_ref().is_none_or(|l| l.targets.iter().any(|t| name.ends_with(&format!("{t}.weight"))))
+    };
+    let sizes =
+        spec.tensors().into_iter().filter(|(name, _)| is_trained(name)).map(|(_, shape)| match &config.model.lora {
+            Some(lora) => lora.rank * shape.iter().max().copied().unwrap_or(0),
+            None => shape.iter().product(),
+        });
+    vec![Part { name: "copy", bytes: sizes.max().unwrap_or(0) as u64 * 4, why: "of the largest tensor".into() }]
 }
 
 /// Parameters that are trained.
@@ -124,48 +268,30 @@ fn standing(config: &Config, spec: &DecoderSpec) -> Vec<Part> {
     let millions = |n: u64| format!("{:.1} M", n as f64 / 1e6);
     let adapters = if config.model.lora.is_some() { trained } else { 0 };
     let mut parts = vec![
-        Part { name: "program", bytes: PROGRAM_BYTES, why: "code, tokenizer, data".into() },
+        Part {
+            name: "program",
+            bytes: PROGRAM_BYTES + TOKENIZER_BYTES * spec.vocab_size as u64,
+            why: "code, tokenizer, data".into(),
+        },
         Part {
             name: "weights",
             bytes: (all + adapters) * bytes,
             why: format!("{} x {bytes} bytes", millions(all + adapters)),
         },
         Part { name: "gradients", bytes: trained * bytes.max(4), why: format!("{} trained", millions(trained)) },
-        Part { name: "moments", bytes: trained * 8, why: "AdamW's two, f32".into() },
+        Part { name: "moments", bytes: trained * 2 * bytes.max(4), why: "AdamW's two, f32 or wider".into() },
     ];
     if bytes < 4 {
         parts.push(Part { name: "master weights", bytes: trained * 4, why: "f32 beside bf16".into() });
     }
-    if config.model.reference.is_some() {
-        parts.push(Part { name: "reference", bytes: all * bytes, why: "a second model, frozen".into() });
+    if let Some(reference) = &config.model.reference {
+        let file = reference.path.as_deref().filter(|p| p.ends_with(".gguf")).and_then(|p| std::fs::metadata(p).ok());
+        parts.push(match file {
+            Some(file) => Part { name: "reference", bytes: file.len(), why: "a quantised model, frozen".into() },
+            None => Part { name: "reference", bytes: all * bytes, why: "a second model, frozen".into() },
+        });
     }
     parts
-}
-
-/// The KV cache of all rows of a step, each as long as it may get.
-fn cache(config: &Config, spec: &DecoderSpec, rows: usize, row: usize) -> Part {
-    let a_token = 2 * spec.layers * spec.kv_heads * spec.head_dim * config.model.dtype.bytes();
-    let why = format!("{rows} rows x {row} tokens x {}", size(a_token as u64));
-    Part { name: "key-value cache", bytes: (rows * row * a_token) as u64, why }
-}
-
-fn updating(config: &Config, spec: &DecoderSpec, tokens: usize, row: usize, is_checkpointed: bool) -> Vec<Part> {
-    let bytes = config.model.dtype.bytes().max(4);
-    // Kept for the backward pass of one block, in numbers a token: inputs of the two norms, of the
-    // projections and of their outputs (C), queries and keys before and after rotation, gated layer (F),
-    // attention weights (a row of them a head).
-    let (c, f) = (spec.hidden_size, spec.intermediate_size);
-    let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    let block = 6 * c + 3 * q + 3 * kv + 3 * f + spec.heads * row / 2;
-    let (kept, live) = if is_checkpointed { (spec.layers * c, block) } else { (spec.layers * block, block) };
-    let activations = (tokens * bytes) as f64 * (kept as f64 + BACKWARD_SHARE * live as f64);
-    let how = if is_checkpointed { "block inputs, one block made again at a time" } else { "all blocks" };
-    let rows = HEAD_ROWS.min(tokens);
-    let head = rows * spec.vocab_size * 4 * 2 + tokens * c * 4 * 2;
-    vec![
-        Part { name: "activations", bytes: activations as u64, why: format!("{tokens} tokens, {how}") },
-        Part { name: "head", bytes: head as u64, why: format!("logits of {rows} tokens at a time") },
-    ]
 }
 
 /// A number of bytes for people: `1.5 GiB`.
@@ -191,6 +317,43 @@ pub fn machine() -> Option<(u64, u64)> {
     let Some(limit) = number("/sys/fs/cgroup/memory.max") else { return Some((total, free)) };
     let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
     Some((total.min(limit), free.min(limit.saturating_sub(used))))
+}
+
+/// Free memory where a model on `device` lives, in bytes: the GPU's own, or [`machine`]'s.
+pub fn free(device: &candle_core::Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if let candle_core::Device::Cuda(cuda) = device {
+        return cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64);
+    }
+    let _ = device;
+    machine().map(|(_, free)| free)
+}
+
+/// Most memory that this process has had in use, in bytes; `None` where the system does not say.
+pub fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Bytes a second read from memory by all threads, from a buffer larger than any cache: the best of
+/// the passes that fit into `measure`.
+pub fn read_bandwidth(measure: std::time::Duration) -> f64 {
+    use rayon::prelude::*;
+    let words = vec![1_u64; 48 << 20];
+    let chunk = words.len().div_ceil(rayon::current_num_threads() * 4);
+    let pass = || {
+        let parts = words.par_chunks(chunk).map(|part| part.iter().fold(0_u64, |sum, w| sum.wrapping_add(*w)));
+        parts.reduce(|| 0, u64::wrapping_add)
+    };
+    std::hint::black_box(pass());
+    let (start, mut best) = (std::time::Instant::now(), f64::INFINITY);
+    while start.elapsed() < measure {
+        let begun = std::time::Instant::now();
+        std::hint::black_box(pass());
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    (words.len() * 8) as f64 / best
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ impl Params {
     }
 }
 
-/// Gradients by parameter. Buffers are made when first needed and used again after [`Grads::clear`].
+/// Gradients by parameter, f32 for half-precision weights. Buffers are made when first needed and used again after [`Grads::clear`].
 #[derive(Debug)]
 pub struct Grads {
     slots: Vec<Option<Tensor>>,
@@ -109,7 +109,9 @@ impl Grads {
             return Ok(None);
         }
         if self.slots[id].is_none() {
-            self.slots[id] = Some(param.value.zeros_like()?);
+            // Sums over many tokens need more digits than half-precision weights have.
+            let dtype = super::ops::wide(param.value.dtype());
+            self.slots[id] = Some(Tensor::zeros(param.value.dims(), dtype, param.value.device())?);
         } else if !self.is_touched[id] {
             let buffer = self.slots[id].as_ref().expect("checked above");
             zero(buffer)?;
@@ -148,7 +150,7 @@ impl Grads {
 
 fn zero(tensor: &Tensor) -> candle_core::Result<()> {
     use super::ops::mutate;
-    match (tensor.device().is_cpu(), tensor.dtype()) {
+    match (super::ops::has_kernels(tensor.device(), tensor.dtype()), tensor.dtype()) {
         (true, DType::F32) => mutate::<f32, _>(tensor, |t| t.fill(0.0)),
         (true, DType::F64) => mutate::<f64, _>(tensor, |t| t.fill(0.0)),
         _ => tensor.zero_set(),

@@ -14,6 +14,8 @@ use rayon::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::ops::View;
+
 /// Largest shard that is written, in bytes.
 const SHARD_BYTES: usize = 5_000_000_000;
 
@@ -177,7 +179,10 @@ impl safetensors::View for Outgoing<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         let bytes = || -> candle_core::Result<Vec<u8>> {
             let flat = self.0.flatten_all()?;
+            let is_on_cpu = flat.device().is_cpu() && flat.is_contiguous();
             Ok(match flat.dtype() {
+                // Straight from the tensor, so that a large one is copied once.
+                DType::F32 if is_on_cpu => View::<f32>::new(&flat)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
                 DType::F64 => flat.to_vec1::<f64>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
                 DType::F16 => flat.to_vec1::<half::f16>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
                 DType::BF16 => flat.to_vec1::<half::bf16>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{StepReport, global_norm};
 use crate::config::OptimConfig;
-use crate::model::ops::{Float, View, mutate};
+use crate::model::ops::{self, Float, View, mutate};
 use crate::model::params::{Grads, ParamId, Params};
 use crate::model::weights::{self, Weights};
 
@@ -104,16 +104,17 @@ impl AdamW {
             self.moments[id] = Some(Moments { first: zeros()?, second: zeros()? });
         }
         let moments = self.moments[id].as_mut().expect("made above");
-        match (value.device().is_cpu(), value.dtype()) {
+        match (ops::has_kernels(value.device(), value.dtype()), value.dtype()) {
             (true, DType::F32) => fused::<f32>(value, grad, moments, rates)?,
             (true, DType::F64) => fused::<f64>(value, grad, moments, rates)?,
             _ => {
-                if self.masters[id].is_none() {
-                    self.masters[id] = Some(value.to_dtype(wide)?.copy()?);
-                }
-                let master = self.masters[id].as_mut().expect("made above");
-                *master = composed(master, &grad.to_dtype(wide)?, moments, rates)?;
+                // Full-precision weights are their own master.
+                let master = match &self.masters[id] {
+                    Some(master) => composed(master, &grad.to_dtype(wide)?, moments, rates)?,
+                    None => composed(&value.to_dtype(wide)?, &grad.to_dtype(wide)?, moments, rates)?,
+                };
                 value.slice_set(&master.to_dtype(value.dtype())?.contiguous()?, 0, 0)?;
+                self.masters[id] = (value.dtype() != wide).then_some(master);
             }
         }
         Ok(())

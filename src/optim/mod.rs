@@ -64,10 +64,10 @@ fn square_sum(t: &Tensor) -> Result<f64> {
             .collect();
         Ok(parts.iter().sum())
     }
-    Ok(match (t.device().is_cpu(), t.dtype()) {
+    Ok(match (ops::has_kernels(t.device(), t.dtype()), t.dtype()) {
         (true, DType::F32) => kernel::<f32>(t)?,
         (true, DType::F64) => kernel::<f64>(t)?,
-        _ => t.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()?,
+        _ => t.to_dtype(ops::wide(t.dtype()))?.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()?,
     })
 }
 

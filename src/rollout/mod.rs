@@ -3,10 +3,13 @@
 //! A prompt is prefilled once and shared by its samples; finished rows leave the batch and waiting
 //! ones take their place; every random draw is keyed by (seed, step, prompt, sample). Products run
 //! row by row in a fixed order ([`crate::model::ops::skinny`]), so a row's tokens and log-probs do
-//! not depend on its neighbours, on the batch size, or on where a run was restarted.
+//! not depend on its neighbours, on the batch size, or on where a run was restarted. On other devices
+//! the same loop drives tensor calls (`tensor.rs`), whose last bits may depend on the batch.
 
 mod decode;
+mod engine;
 pub mod sample;
+mod tensor;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -19,9 +22,11 @@ use candlewick_algorithms::rng::Rng;
 use rayon::prelude::*;
 
 use crate::model::decoder::Decoder;
-use crate::model::ops::Float;
+use crate::model::ops::{self, Float};
 use crate::model::tokenizer::Tokenizer;
+use engine::{Engine, Kernels};
 pub use sample::Sampling;
+use tensor::Tensors;
 
 /// One prompt and how many completions it should get.
 #[derive(Debug, Clone)]
@@ -127,42 +132,40 @@ pub fn generate(
             decoder.spec.max_positions
         );
     }
-    ensure!(
-        decoder.device().is_cpu(),
-        "sampling runs on the CPU engine only in this build: set `model.device` = `cpu`"
-    );
+    let has_kernels = ops::has_kernels(decoder.device(), decoder.params.dtype());
     match decoder.params.dtype() {
-        DType::F32 => Run::<f32>::new(decoder, requests, settings)?.all(on_event),
-        DType::F64 => Run::<f64>::new(decoder, requests, settings)?.all(on_event),
-        other => anyhow::bail!("sampling in {other:?} is not supported on the CPU: set `model.dtype` = `f32`"),
+        DType::F32 if has_kernels => {
+            Run::new(Kernels::<f32>::new(decoder, settings.has_adapter)?, requests, settings).all(on_event)
+        }
+        DType::F64 if has_kernels => {
+            Run::new(Kernels::<f64>::new(decoder, settings.has_adapter)?, requests, settings).all(on_event)
+        }
+        _ => Run::new(Tensors::new(decoder, settings.has_adapter), requests, settings).all(on_event),
     }
 }
 
-/// A row being decoded.
-struct Row<F> {
+/// A row being decoded; the engine has a row in the same place.
+struct Row {
     completion: Completion,
     rng: Rng,
-    prompt: Arc<decode::PromptCache<F>>,
-    cache: decode::RowCache<F>,
     cap: usize,
     next: u32,
 }
 
-struct Run<'a, F> {
-    engine: decode::Engine<'a, F>,
+struct Run<'a, E: Engine> {
+    engine: E,
     requests: &'a [Request],
     settings: &'a Settings,
     waiting: VecDeque<(usize, u64)>,
-    rows: Vec<Row<F>>,
-    prompt: Option<(usize, Arc<decode::PromptCache<F>>)>,
+    rows: Vec<Row>,
+    prompt: Option<(usize, Arc<E::Prompt>)>,
     done: Vec<Completion>,
 }
 
-impl<'a, F: Float> Run<'a, F> {
-    fn new(decoder: &'a Decoder, requests: &'a [Request], settings: &'a Settings) -> Result<Self> {
+impl<'a, E: Engine> Run<'a, E> {
+    fn new(engine: E, requests: &'a [Request], settings: &'a Settings) -> Self {
         let waiting = requests.iter().enumerate().flat_map(|(i, r)| r.samples.clone().map(move |s| (i, s))).collect();
-        let engine = decode::Engine::new(decoder, settings.has_adapter)?;
-        Ok(Self { engine, requests, settings, waiting, rows: Vec::new(), prompt: None, done: Vec::new() })
+        Self { engine, requests, settings, waiting, rows: Vec::new(), prompt: None, done: Vec::new() }
     }
 
     fn all(mut self, mut on_event: impl FnMut(Event) -> ControlFlow<()>) -> Result<Vec<Completion>> {
@@ -214,8 +217,6 @@ impl<'a, F: Float> Run<'a, F> {
                     finish: Finish::Length,
                 },
                 rng: Rng::keyed(&key),
-                cache: self.engine.row_cache(),
-                prompt,
                 cap: request.cap.min(room),
                 next: 0,
             };
@@ -223,13 +224,14 @@ impl<'a, F: Float> Run<'a, F> {
                 self.done.push(row.completion);
                 continue;
             }
-            let mut logits = row.prompt.logits.clone();
+            let mut logits = E::logits(&prompt).to_vec();
             draw(&mut row, &mut logits, self.settings);
             let event = Event::Token { request: index, sample, token: row.next };
             if on_event(event).is_break() {
                 self.waiting.clear();
             }
             self.rows.push(row);
+            self.engine.admit(&prompt)?;
             let _ = self.retire(on_event);
         }
         Ok(())
@@ -237,12 +239,8 @@ impl<'a, F: Float> Run<'a, F> {
 
     /// One token for every row.
     fn step(&mut self) -> Result<()> {
-        let mut inputs: Vec<_> = self
-            .rows
-            .iter_mut()
-            .map(|row| decode::Input { token: row.next, prompt: &row.prompt, cache: &mut row.cache })
-            .collect();
-        let mut logits = self.engine.step(&mut inputs)?; // [R,V]
+        let tokens: Vec<u32> = self.rows.iter().map(|row| row.next).collect();
+        let mut logits = self.engine.step(&tokens)?; // [R,V]
         let v = logits.len() / self.rows.len();
         let settings = self.settings;
         self.rows.par_iter_mut().zip(logits.par_chunks_mut(v)).for_each(|(row, logits)| draw(row, logits, settings));
@@ -261,6 +259,7 @@ impl<'a, F: Float> Run<'a, F> {
                 continue;
             }
             let mut completion = self.rows.remove(i).completion;
+            self.engine.retire(i);
             completion.finish = match (is_eos, is_stopped) {
                 (true, _) => Finish::Eos,
                 (_, true) => Finish::Stop,
@@ -273,7 +272,7 @@ impl<'a, F: Float> Run<'a, F> {
     }
 }
 
-fn draw<F: Float>(row: &mut Row<F>, logits: &mut [F], settings: &Settings) {
+fn draw<F: Float>(row: &mut Row, logits: &mut [F], settings: &Settings) {
     let draw = settings.sampling.draw(logits, &mut row.rng);
     row.completion.tokens.push(draw.token);
     row.completion.logp.push(draw.logp);

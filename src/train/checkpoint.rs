@@ -38,8 +38,26 @@ pub struct State {
     pub best: Option<(usize, f64)>,
     /// Accuracy of every evaluation so far, by step.
     pub evaluations: Vec<(usize, f64)>,
+    /// The same evaluations by benchmark, with their intervals.
+    #[serde(default)]
+    pub held_out: Vec<HeldOut>,
     /// What each stage remembers, by its name in the config.
     pub stages: BTreeMap<String, serde_json::Value>,
+}
+
+/// Accuracy on one benchmark after a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// The step; 0 is the model before training.
+    pub step: usize,
+    /// The benchmark.
+    pub benchmark: String,
+    /// Accuracy.
+    pub value: f64,
+    /// Lower end of its 95 % interval.
+    pub lower: f64,
+    /// Upper end of its 95 % interval.
+    pub upper: f64,
 }
 
 /// Writes a checkpoint; it is there in whole or not at all.

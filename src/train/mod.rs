@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod evaluate;
 pub mod figures;
 pub mod folder;
+pub mod lengths;
 pub mod metrics;
 pub mod offline;
 pub mod online;
@@ -18,12 +19,9 @@ pub mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
-use crate::config::{Config, EvalConfig, Kind, ModelConfig};
-use crate::data::DataConfig;
+use crate::config::{Config, Kind};
 
 /// Set by Ctrl-C: finish the step, save, and stop.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -50,11 +48,4 @@ pub fn run(config: &Config, resume: bool) -> Result<()> {
         Kind::Online(online) => online::run(config, &online, resume),
         Kind::Offline(offline) => offline::run(config, &offline, resume),
     }
-}
-
-/// Examines a checkpoint on the benchmarks named and writes results and samples to a folder.
-pub fn evaluate(model: &ModelConfig, eval: &EvalConfig, seed: u64, output: &PathBuf) -> Result<Vec<evaluate::Outcome>> {
-    let data = DataConfig::default();
-    let policy = policy::Policy::load(model, &data)?;
-    evaluate::evaluate(&policy, eval, &data, seed, output)
 }

@@ -7,7 +7,7 @@ use candlewick_algorithms::batch::Role;
 use candlewick_algorithms::{Batch, Table};
 
 use super::checkpoint::{self, State};
-use super::evaluate::{Examiner, line, mean_accuracy, step_rng};
+use super::evaluate::{self, Examiner, line, step_rng};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
 use super::online::{check_every_parameter, duration, finish, rate, say};
@@ -47,9 +47,12 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut recorder = Recorder::open(folder.path(), config.run.tensorboard, bytes)?;
     let examiner = Examiner::for_run(&policy, config, None)?;
     let base = match state.step {
-        0 => examiner.sit(&policy)?,
-        _ => examiner.sit(&Policy::load(&config.model, &config.data)?)?,
+        0 => examiner.sit_base(&policy, &folder)?,
+        _ => examiner.sit_base(&Policy::load(&config.model, &config.data)?, &folder)?,
     };
+    if state.step == 0 && !base.is_empty() {
+        evaluate::note(&mut state, &base);
+    }
     base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
     let mut grads = Grads::new(&policy.decoder.params);
     let (started, before, mut has_checked, mut bad) = (Instant::now(), state.seconds, false, 0);
@@ -103,6 +106,10 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         metrics.set("optim/grad_norm", report.grad_norm);
         metrics.set("optim/learning_rate", lr);
         metrics.set("time/step", clock.elapsed().as_secs_f64());
+        metrics.set("train/tokens", update.tokens as f64);
+        metrics.set("train/micro_batches", update.micro_batches as f64);
+        let room = (update.micro_batches * policy.micro_tokens) as f64;
+        metrics.set("train/utilisation", update.tokens as f64 / room.max(1.0));
         metrics.set("train/tokens_per_second", update.tokens as f64 / clock.elapsed().as_secs_f64());
         recorder.record(state.step, &metrics)?;
         let left = (steps - state.step) as f64 * state.seconds / state.step as f64;
@@ -115,14 +122,14 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             clock.elapsed().as_secs_f64(),
             duration(left)
         ));
-        let is_last = state.step == steps;
+        let (is_last, mut is_best) = (state.step == steps, false);
         if config.eval.every > 0 && state.step % config.eval.every == 0 && !is_last && !examiner.is_empty() {
-            let outcomes = examiner.sit(&policy)?;
+            let outcomes = examiner.check(&policy)?;
             outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
-            note(&mut state, mean_accuracy(&outcomes));
+            is_best = evaluate::note(&mut state, &outcomes).1 && config.run.keep_best;
         }
         let is_due = config.run.save_every > 0 && state.step % config.run.save_every == 0;
-        if !is_last && (is_due || super::is_stopping()) {
+        if !is_last && (is_due || is_best || super::is_stopping()) {
             save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
         }
     }
@@ -132,17 +139,10 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     let last = examiner.sit(&policy)?;
     if !last.is_empty() {
-        note(&mut state, mean_accuracy(&last));
+        evaluate::note(&mut state, &last);
     }
     let checkpoint = save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
-    finish(&folder, &checkpoint, &base, &last, &state, config)
-}
-
-fn note(state: &mut State, accuracy: f64) {
-    state.evaluations.push((state.step, accuracy));
-    if state.best.is_none_or(|(_, best)| accuracy > best) {
-        state.best = Some((state.step, accuracy));
-    }
+    finish(&folder, &checkpoint, &examiner, &policy, (&base, &last), &state)
 }
 
 /// Rows to learn from; what is too long for the model is left out and told.

@@ -18,7 +18,7 @@ use candlewick_rewards::{Graded, Item, Rewards};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::checkpoint::{self, State};
-use super::evaluate::{Examiner, line, mean_accuracy, step_rng, write_report};
+use super::evaluate::{self, Examiner, line, step_rng};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
 use super::policy::Policy;
@@ -167,14 +167,14 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
         recorder.record(run.state.step, &step)?;
         say(&run.line(&step));
         run.warn(&step);
-        let is_last = run.state.step == online.steps;
+        let (is_last, mut is_best) = (run.state.step == online.steps, false);
         if config.eval.every > 0 && run.state.step % config.eval.every == 0 && !is_last && !examiner.is_empty() {
-            let outcomes = examiner.sit(&run.policy)?;
+            let outcomes = examiner.check(&run.policy)?;
             outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
-            run.evaluated(mean_accuracy(&outcomes))?;
+            is_best = run.evaluated(&outcomes)? && config.run.keep_best;
         }
         let is_due = config.run.save_every > 0 && run.state.step % config.run.save_every == 0;
-        if !is_last && (is_due || super::is_stopping()) {
+        if !is_last && (is_due || is_best || super::is_stopping()) {
             run.save(&folder, &mut recorder)?;
         }
     }
@@ -184,33 +184,31 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
     }
     let last = if examiner.is_empty() { Vec::new() } else { examiner.sit(&run.policy)? };
     if !last.is_empty() {
-        run.evaluated(mean_accuracy(&last))?;
+        run.evaluated(&last)?;
     }
     let checkpoint = run.save(&folder, &mut recorder)?;
-    finish(&folder, &checkpoint, &base, &last, &run.state, config)
+    finish(&folder, &checkpoint, &examiner, &run.policy, (&base, &last), &run.state)
 }
 
 /// The closing summary: what was gained, and where everything is.
 pub(super) fn finish(
     folder: &RunFolder,
     checkpoint: &std::path::Path,
-    base: &[super::evaluate::Outcome],
-    last: &[super::evaluate::Outcome],
+    examiner: &Examiner,
+    policy: &Policy,
+    (base, last): (&[evaluate::Outcome], &[evaluate::Outcome]),
     state: &State,
-    config: &Config,
 ) -> Result<()> {
-    let tokens = state.sampled_tokens + state.trained_tokens;
     say("");
     if !last.is_empty() {
-        let report = folder.join("report");
-        let sentences = write_report(&report, base, last, state.seconds, tokens, config.run.seed)?;
-        super::figures::write(folder)?;
+        let sentences = examiner.write_report(policy, folder, checkpoint, base, last, state)?;
         for (before, after) in base.iter().zip(last) {
             say(&format!("base   {}", line(before)));
             say(&format!("final  {}", line(after)));
             say(&format!(
                 "last number anywhere counted as the answer: base {:.3}, final {:.3}",
-                before.lenient, after.lenient
+                before.lenient(),
+                after.lenient()
             ));
         }
         sentences.iter().for_each(|s| say(s));
@@ -219,10 +217,18 @@ pub(super) fn finish(
         "{} steps in {:.0} s, {} tokens sampled, {} trained on",
         state.step, state.seconds, state.sampled_tokens, state.trained_tokens
     ));
+    if let Some(bytes) = crate::model::memory::peak() {
+        say(&format!("peak memory {}", crate::model::memory::size(bytes)));
+    }
     say(&format!("checkpoint  {}", checkpoint.display()));
     say(&format!("metrics     {}", folder.join("metrics.jsonl").display()));
+    if let Some((best, _)) =
+        state.best.filter(|(best, _)| *best != state.step && folder.join(&format!("checkpoints/{best}")).is_dir())
+    {
+        say(&format!("best        {}", folder.join(&format!("checkpoints/{best}")).display()));
+    }
     if !last.is_empty() {
-        say(&format!("report      {}", folder.join("report").display()));
+        say(&format!("report      {}", folder.join("report/report.html").display()));
     }
     Ok(())
 }
@@ -295,28 +301,26 @@ impl<'a> Run<'a> {
     }
 
     /// The base model's results: measured before the first step, on a fresh copy in a resumed run.
-    fn base(&mut self, examiner: &Examiner, _folder: &RunFolder) -> Result<Vec<super::evaluate::Outcome>> {
+    fn base(&mut self, examiner: &Examiner, folder: &RunFolder) -> Result<Vec<evaluate::Outcome>> {
         let outcomes = if self.state.step == 0 {
-            examiner.sit(&self.policy)?
+            examiner.sit_base(&self.policy, folder)?
         } else {
             let mut fresh = Policy::load(&self.config.model, &self.config.data)?;
             fresh.keep = self.policy.keep;
-            examiner.sit(&fresh)?
+            examiner.sit_base(&fresh, folder)?
         };
         outcomes.iter().for_each(|o| say(&format!("      base  {}", line(o))));
         if self.state.step == 0 {
-            self.evaluated(mean_accuracy(&outcomes))?;
+            self.evaluated(&outcomes)?;
         }
         Ok(outcomes)
     }
 
-    fn evaluated(&mut self, accuracy: f64) -> Result<()> {
-        let step = self.state.step;
-        self.state.evaluations.push((step, accuracy));
-        if step > 0 && self.state.best.is_none_or(|(_, best)| accuracy > best) {
-            self.state.best = Some((step, accuracy));
-        }
-        self.stages.observe(&Outcome::Evaluation { step, accuracy })
+    /// Takes an evaluation in; whether this step is the best so far.
+    fn evaluated(&mut self, outcomes: &[evaluate::Outcome]) -> Result<bool> {
+        let (accuracy, is_best) = evaluate::note(&mut self.state, outcomes);
+        self.stages.observe(&Outcome::Evaluation { step: self.state.step, accuracy })?;
+        Ok(is_best)
     }
 
     fn save(&mut self, folder: &RunFolder, recorder: &mut Recorder) -> Result<std::path::PathBuf> {
@@ -809,7 +813,7 @@ impl Clock {
 }
 
 /// Seconds as a person reads them.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match s {
         0..60 => format!("{s} s"),

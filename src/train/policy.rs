@@ -29,6 +29,9 @@ pub enum Reference {
     AdapterOff,
     /// A model of its own.
     Model(Box<Decoder>),
+    /// A quantised model of its own.
+    #[cfg(feature = "gguf")]
+    Quantised(Box<crate::model::gguf::Quantised>),
 }
 
 /// A model with its tokenizer, ready to sample and train.
@@ -68,7 +71,9 @@ pub fn device(choice: DeviceChoice) -> Result<Device> {
         DeviceChoice::Auto => match cuda(0) {
             Ok(device) => Ok(device),
             Err(error) => {
-                tracing::warn!("no GPU can be used ({error}), so the run goes on the CPU");
+                // A run asks more than once: for the policy, its reference, a fresh base model.
+                static TOLD: std::sync::Once = std::sync::Once::new();
+                TOLD.call_once(|| tracing::warn!("no GPU can be used ({error}), so the run goes on the CPU"));
                 Ok(Device::Cpu)
             }
         },
@@ -143,9 +148,7 @@ impl Policy {
         }
         if needs_reference {
             policy.reference = match &config.model.reference {
-                Some(reference) => {
-                    Reference::Model(Box::new(policy.load_reference(config, reference.path.as_deref())?))
-                }
+                Some(reference) => policy.load_reference(config, reference.path.as_deref())?,
                 None => {
                     ensure!(
                         policy.decoder.lora.is_some(),
@@ -156,13 +159,24 @@ impl Policy {
                 }
             };
         }
-        let estimate = memory::estimate(config, &policy.decoder.spec, memory::machine().map(|m| m.1));
+        // The weights are there already, and part of the estimate.
+        let loaded: usize =
+            policy.decoder.params.iter().map(|p| p.value.elem_count() * p.value.dtype().size_in_bytes()).sum();
+        let lengths = super::lengths::measured(config, &policy.renderer, policy.decoder.spec.max_positions);
+        let available = memory::free(policy.decoder.device()).map(|free| free + loaded as u64);
+        let estimate = memory::estimate(config, &policy.decoder.spec, lengths, available);
         policy.keep = if estimate.is_checkpointed { Keep::Inputs } else { Keep::Activations };
         policy.micro_tokens = estimate.micro_batch_tokens;
         Ok(policy)
     }
 
-    fn load_reference(&self, config: &Config, path: Option<&str>) -> Result<Decoder> {
+    fn load_reference(&self, config: &Config, path: Option<&str>) -> Result<Reference> {
+        #[cfg(feature = "gguf")]
+        if let Some(path) = path.filter(|p| p.ends_with(".gguf")) {
+            let (vocabulary, device) = (self.tokenizer().vocabulary(), self.decoder.device());
+            let model = crate::model::gguf::Quantised::open(Path::new(path), &vocabulary, device)?;
+            return Ok(Reference::Quantised(Box::new(model)));
+        }
         let hub = Hub::from_env();
         let revision = config.model.reference.as_ref().and_then(|r| r.revision.as_deref());
         let folder = match path {
@@ -180,7 +194,7 @@ impl Policy {
         for param in decoder.params.iter_mut() {
             param.is_trainable = false;
         }
-        Ok(decoder)
+        Ok(Reference::Model(Box::new(decoder)))
     }
 
     /// The tokenizer.
@@ -197,14 +211,33 @@ impl Policy {
             batch.hidden = scored.hidden;
         }
         if needs.ref_logp {
-            let (decoder, has_adapter) = match &self.reference {
-                Reference::Model(decoder) => (decoder.as_ref(), true),
-                Reference::AdapterOff => (&self.decoder, false),
+            let scored =
+                |decoder, has_adapter| self.columns(decoder, batch, &Needs::default(), has_adapter, temperature);
+            batch.ref_logp = Some(match &self.reference {
+                Reference::Model(decoder) => scored(decoder.as_ref(), true)?.logp,
+                Reference::AdapterOff => scored(&self.decoder, false)?.logp,
+                #[cfg(feature = "gguf")]
+                Reference::Quantised(model) => self.quantised_logp(model, batch, temperature)?,
                 Reference::Nothing => anyhow::bail!("reference log-probs are needed but no reference was loaded"),
-            };
-            batch.ref_logp = Some(self.columns(decoder, batch, &Needs::default(), has_adapter, temperature)?.logp);
+            });
         }
         Ok(())
+    }
+
+    /// Log-probs of every completion token under a quantised model.
+    #[cfg(feature = "gguf")]
+    fn quantised_logp(&self, model: &crate::model::gguf::Quantised, batch: &Batch, temperature: f64) -> Result<Table> {
+        let mut logp = Table::zeros(batch.rows(), batch.width());
+        let rows: Vec<usize> = (0..batch.rows()).collect();
+        for mut micro in micro_batches(batch, &rows, self.micro_tokens) {
+            micro.pack.tokens = model.mapped(&micro.pack.tokens)?;
+            let targets = model.mapped(&micro.targets)?;
+            let function = TokenLogp { tokens: &targets, temperature, with_entropy: false };
+            for (value, &(row, column)) in model.rows(&micro.pack, &micro.at, &function)?.iter().zip(&micro.cells) {
+                logp.row_mut(row)[column] = value.logp;
+            }
+        }
+        Ok(logp)
     }
 
     fn columns(

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{Tensor, Var};
 use candlewick_algorithms::batch::Advantages;
 use candlewick_algorithms::objective::{Leaves, Objective};
+use candlewick_algorithms::packing::best_fit_decreasing;
 use candlewick_algorithms::row::token::TokenLogp;
 use candlewick_algorithms::row::{RowGrad, RowValue};
 use candlewick_algorithms::{Batch, Metrics, Table};
@@ -21,6 +22,7 @@ use crate::model::packed::Packed;
 use crate::model::params::Grads;
 
 /// Rows that are run through the model together.
+#[derive(Default)]
 pub struct MicroBatch {
     /// Rows of the batch.
     pub rows: Vec<usize>,
@@ -34,49 +36,71 @@ pub struct MicroBatch {
     pub cells: Vec<(usize, usize)>,
 }
 
-/// Cuts rows into micro-batches of about `limit` tokens; neighbours with one prompt share it.
+/// Rows that share a prompt and stand together: the prompt is run once for all of them.
+struct Family {
+    /// Rows with the index of their last unmasked completion token.
+    rows: Vec<(usize, usize)>,
+    /// Tokens to run.
+    tokens: usize,
+}
+
+/// Cuts rows into micro-batches of at most `limit` tokens by best-fit decreasing; neighbours with one
+/// prompt share it, and attend to nothing but it and themselves.
 ///
-/// A single row longer than the limit is a micro-batch of its own.
+/// A single row longer than the limit is a micro-batch of its own. Rows without unmasked tokens are
+/// left out. Micro-batches and their rows come in the order of the batch.
 pub fn micro_batches(batch: &Batch, rows: &[usize], limit: usize) -> Vec<MicroBatch> {
-    let mut micros: Vec<MicroBatch> = Vec::new();
-    let mut family: Option<usize> = None; // the row whose prompt stands at the head of the newest family
+    let families = families(batch, rows, limit);
+    let lengths: Vec<usize> = families.iter().map(|f| f.tokens).collect();
+    let mut bins = best_fit_decreasing(&lengths, limit);
+    bins.iter_mut().for_each(|bin| bin.sort_unstable());
+    bins.sort_unstable_by_key(|bin| bin[0]);
+    bins.iter().map(|bin| pack(batch, bin.iter().map(|&f| &families[f]))).collect()
+}
+
+/// Neighbouring rows with the same prompt, as many as fit into `limit` tokens.
+fn families(batch: &Batch, rows: &[usize], limit: usize) -> Vec<Family> {
+    let prompt = |row: usize| &batch.tokens[row][..batch.prompt_len[row]];
+    let mut families: Vec<Family> = Vec::new();
     for &row in rows {
-        let (tokens, p) = (&batch.tokens[row], batch.prompt_len[row]);
-        let (prompt, completion) = tokens.split_at(p);
-        let last = (0..completion.len()).rev().find(|&t| batch.mask.row(row)[t] != 0.0);
-        let Some(last) = last else { continue };
-        let shares = family
-            .is_some_and(|f| batch.group[f] == batch.group[row] && batch.tokens[f][..batch.prompt_len[f]] == *prompt);
-        let cost = last + if shares { 0 } else { p };
-        let is_full = micros.last().is_none_or(|m| m.pack.len() + cost > limit && !m.rows.is_empty());
-        if is_full {
-            micros.push(MicroBatch {
-                rows: Vec::new(),
-                pack: Packed::new(),
-                at: Vec::new(),
-                targets: Vec::new(),
-                cells: Vec::new(),
-            });
+        let length = batch.tokens[row].len() - batch.prompt_len[row];
+        let Some(last) = (0..length).rev().find(|&t| batch.mask.row(row)[t] != 0.0) else { continue };
+        let joins = |family: &&mut Family| {
+            let first = family.rows[0].0;
+            batch.group[first] == batch.group[row] && prompt(first) == prompt(row) && family.tokens + last <= limit
+        };
+        match families.last_mut().filter(joins) {
+            Some(family) => {
+                family.rows.push((row, last));
+                family.tokens += last;
+            }
+            None => families.push(Family { rows: vec![(row, last)], tokens: batch.prompt_len[row] + last }),
         }
-        let micro = micros.last_mut().expect("there is one");
-        if is_full || !shares {
-            micro.pack.push(prompt);
-            family = Some(row);
-        }
-        let head = micro.pack.segments[micro.pack.families.last().expect("just pushed").start];
-        let before = (head.start + head.len - 1) as u32;
-        let start = micro.pack.len() as u32;
-        if last > 0 {
-            micro.pack.push_continuation(&completion[..last]);
-        }
-        for t in (0..=last).filter(|&t| batch.mask.row(row)[t] != 0.0) {
-            micro.at.push(if t == 0 { before } else { start + t as u32 - 1 });
-            micro.targets.push(completion[t]);
-            micro.cells.push((row, t));
-        }
-        micro.rows.push(row);
     }
-    micros
+    families
+}
+
+fn pack<'a>(batch: &Batch, families: impl Iterator<Item = &'a Family>) -> MicroBatch {
+    let mut micro = MicroBatch::default();
+    for family in families {
+        let p = batch.prompt_len[family.rows[0].0];
+        let head = micro.pack.push(&batch.tokens[family.rows[0].0][..p]);
+        let before = (micro.pack.segments[head].start + p - 1) as u32;
+        for &(row, last) in &family.rows {
+            let completion = &batch.tokens[row][p..];
+            let start = micro.pack.len() as u32;
+            if last > 0 {
+                micro.pack.push_continuation(&completion[..last]);
+            }
+            for t in (0..=last).filter(|&t| batch.mask.row(row)[t] != 0.0) {
+                micro.at.push(if t == 0 { before } else { start + t as u32 - 1 });
+                micro.targets.push(completion[t]);
+                micro.cells.push((row, t));
+            }
+            micro.rows.push(row);
+        }
+    }
+    micro
 }
 
 /// What an update saw.
@@ -88,6 +112,8 @@ pub struct Update {
     pub metrics: Metrics,
     /// Tokens run forward and backward.
     pub tokens: usize,
+    /// Micro-batches that they were run in.
+    pub micro_batches: usize,
 }
 
 /// Adds the gradient of the objective over a whole batch to `grads`.
@@ -106,7 +132,8 @@ pub fn gradient(
     let micros = micro_batches(batch, &rows, policy.micro_tokens);
     let mut pull = Pull { decoder: &policy.decoder, temperature, with_entropy: needs.entropy_leaf, grads };
     let pass = Pass { keep: policy.keep, dropout, ..Pass::SCORE };
-    let mut update = Update { tokens: micros.iter().map(|m| m.pack.len()).sum(), ..Update::default() };
+    let mut update =
+        Update { tokens: micros.iter().map(|m| m.pack.len()).sum(), micro_batches: micros.len(), ..Update::default() };
     // Rows that are not run keep the values they were sampled with: their gradient is zero.
     let resting = |rows: &[usize]| -> (Table, Table) {
         let (mut logp, entropy) = (Table::zeros(rows.len(), batch.width()), Table::zeros(rows.len(), batch.width()));

@@ -4,9 +4,17 @@
 
 mod config;
 mod configs;
+mod device;
 mod engine;
+mod evaluation;
 mod explain;
 mod families;
+mod faults;
+#[cfg(feature = "gguf")]
+mod gguf;
+mod golden;
+mod interrupted;
+mod learning;
 mod methods;
 mod program;
 mod training;

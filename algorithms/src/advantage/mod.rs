@@ -49,6 +49,12 @@ pub trait Advantage: State + Send {
         false
     }
 
+    /// Whether its baseline or scale comes from the other completions of the same prompt, so that a group
+    /// of one has no advantage.
+    fn compares_within_group(&self) -> bool {
+        true
+    }
+
     /// Whether it reads the sides of pairs that [prompts.pairing] marks.
     fn reads_pairs(&self) -> bool {
         false

@@ -26,6 +26,10 @@ impl Advantage for Nsr {
         true
     }
 
+    fn compares_within_group(&self) -> bool {
+        false
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<Metrics> {
         Ok(verdict::apply(batch, 0.0, -1.0, true))
     }

@@ -46,6 +46,10 @@ impl Advantage for Rfpp {
         self.rewards().needs()
     }
 
+    fn compares_within_group(&self) -> bool {
+        false
+    }
+
     fn reward_names(&self) -> Vec<String> {
         self.rewards().names()
     }

@@ -40,6 +40,10 @@ impl Advantage for WReinforce {
         true
     }
 
+    fn compares_within_group(&self) -> bool {
+        false
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<Metrics> {
         Ok(verdict::apply(batch, self.lambda, -1.0, false))
     }

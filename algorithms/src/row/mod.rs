@@ -70,4 +70,10 @@ pub trait RowFunction<F: Real>: Sync {
 
     /// Overwrites the row's logits by dL/dlogits, given its values and their upstream gradient.
     fn backward(&self, row: usize, logits: &mut [F], value: &RowValue, grad: &RowGrad);
+
+    /// This function as a [`token::TokenLogp`], if it is one: what a GPU computes by tensor calls, so
+    /// that logits need not be copied to the host.
+    fn as_token_logp(&self) -> Option<token::TokenLogp<'_>> {
+        None
+    }
 }

@@ -100,6 +100,10 @@ impl<F: Real> RowFunction<F> for TokenLogp<'_> {
         let chosen = &mut logits[self.tokens[row] as usize];
         *chosen = F::from_f64(chosen.to_f64() + a);
     }
+
+    fn as_token_logp(&self) -> Option<TokenLogp<'_>> {
+        Some(*self)
+    }
 }
 
 /// The most likely tokens of a row, with the normaliser of the whole vocabulary.

@@ -12,20 +12,10 @@ use crate::Result;
 /// line `#### 18`; `<<3*4=12>>` are calculator marks and leave the solution.
 ///
 /// Base models are asked as lm-evaluation-harness's `gsm8k` does (`Question:`/`Answer:`), with four worked
-/// examples of our own in place of random training problems; hand training records over as shots
-/// ([`Gsm8k::shot`]) for the harness's own 5-shot prompt.
+/// examples of our own in place of random training problems; training records read as shots
+/// ([`Benchmark::shot`]) give the harness's own 5-shot prompt.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gsm8k;
-
-impl Gsm8k {
-    /// A record as a worked example, calculator marks kept, as lm-evaluation-harness shows it.
-    ///
-    /// Errors: as [`Benchmark::item`].
-    pub fn shot(&self, record: &Value, index: usize) -> Result<Shot> {
-        let record = Record::new(self.name(), record, index);
-        Ok(Shot { problem: record.text(&["question"])?, solution: record.text(&["answer"])? })
-    }
-}
 
 impl Benchmark for Gsm8k {
     fn name(&self) -> &str {
@@ -63,6 +53,12 @@ impl Benchmark for Gsm8k {
 
     fn shots(&self) -> Vec<Shot> {
         word_problem_shots()
+    }
+
+    /// Calculator marks are kept, as lm-evaluation-harness shows them.
+    fn shot(&self, record: &Value, index: usize) -> Result<Shot> {
+        let record = Record::new(self.name(), record, index);
+        Ok(Shot { problem: record.text(&["question"])?, solution: record.text(&["answer"])? })
     }
 
     fn prompt(&self, item: &Item, ask: &Ask) -> Prompt {

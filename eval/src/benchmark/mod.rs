@@ -103,6 +103,18 @@ pub trait Benchmark: Send + Sync {
         prompt::competition_shots()
     }
 
+    /// Reads a record as a worked example: its solution, or a sentence with its answer, in the form of [`Benchmark::shots`].
+    ///
+    /// Errors: as [`Benchmark::item`].
+    fn shot(&self, record: &Value, index: usize) -> Result<Shot> {
+        let item = self.item(record, index)?;
+        let closing =
+            format!("Final Answer: The final answer is ${}$. I hope it is correct.", item.answer.trim_matches('$'));
+        let solution =
+            item.solution.map_or_else(|| closing.clone(), |solution| format!("{}\n{closing}", solution.trim()));
+        Ok(Shot { problem: item.problem, solution })
+    }
+
     /// Words one problem.
     fn prompt(&self, item: &Item, ask: &Ask) -> Prompt {
         prompt::boxed(item, ask, &self.shots())

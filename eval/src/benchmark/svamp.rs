@@ -51,6 +51,12 @@ impl Benchmark for Svamp {
         word_problem_shots()
     }
 
+    fn shot(&self, record: &Value, index: usize) -> Result<Shot> {
+        let item = self.item(record, index)?;
+        let work = item.solution.map_or_else(String::new, |equation| format!("{equation} = {}\n", item.answer));
+        Ok(Shot { problem: item.problem, solution: format!("{work}#### {}", item.answer) })
+    }
+
     fn prompt(&self, item: &Item, ask: &Ask) -> Prompt {
         question_answer(item, ask, &self.shots())
     }

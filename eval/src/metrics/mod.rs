@@ -18,6 +18,7 @@ mod majority;
 mod paired;
 mod passing;
 mod random;
+mod wordings;
 
 pub use interval::{Estimate, Method, PRIOR, estimate, macro_mean, wilson};
 pub use length::{BINS, Bin, Lengths, lengths};
@@ -25,6 +26,7 @@ pub use majority::{DRAWS, Vote, cluster, maj_at_k};
 pub use paired::{Comparison, Conclusion, Test, compare, mcnemar, sign_flip, sign_flip_counts};
 pub use passing::{g_pass_at_k, mg_pass_at_k, pass_at_k};
 pub use random::SplitMix64;
+pub use wordings::{Wording, Wordings};
 
 /// What to compute beyond avg@n.
 #[derive(Debug, Clone, PartialEq)]

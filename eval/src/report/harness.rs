@@ -4,7 +4,12 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use candlewick_rewards::math::GradeConfig;
+use candlewick_rewards::math::compat::Mode;
+
 use super::{Entry, Report};
+use crate::benchmark::Item;
+use crate::grading::{Grade, PeerGrader, Verdict};
 use crate::sample::Sample;
 
 /// `results_<time>.json`: accuracy as `exact_match` under the primary grader's name and every sensitivity mode,
@@ -59,7 +64,7 @@ fn task_results(entry: &Entry) -> Value {
     let accuracy = &entry.results.accuracy;
     put("exact_match", primary, accuracy.value, accuracy.standard_error);
     for mode in entry.sensitivity.iter().filter(|mode| mode.name != primary) {
-        put("exact_match", &mode.name, mode.accuracy.value, mode.accuracy.standard_error);
+        put("exact_match", filter(&mode.name), mode.accuracy.value, mode.accuracy.standard_error);
     }
     for (name, curve) in [("pass", &entry.results.pass), ("maj", &entry.results.majority)] {
         for at in curve.iter().filter(|at| at.k > 1) {
@@ -77,8 +82,18 @@ fn generation(entry: &Entry) -> Value {
     Value::Object(arguments)
 }
 
-/// `samples_<task>_<time>.jsonl`: a line a problem with all its samples, in the order in which the problems first
-/// occur in `samples`; ends in a line break.
+/// The harness's name of a filter that we grade under too.
+fn filter(mode: &str) -> &str {
+    match mode {
+        "gsm8k_strict" => "strict-match",
+        "gsm8k_flexible" => "flexible-extract",
+        other => other,
+    }
+}
+
+/// `samples_<task>_<time>.jsonl`: a line a problem and filter with all samples, in the order in which the problems first
+/// occur in `samples`; ends in a line break. The filters are the primary grader and, where the report was graded under
+/// them too, the two of the harness's gsm8k.
 pub fn harness_samples(entry: &Entry, samples: &[Sample]) -> String {
     let mut order: Vec<&str> = Vec::new();
     let mut of_item: std::collections::HashMap<&str, Vec<&Sample>> = std::collections::HashMap::new();
@@ -99,27 +114,55 @@ pub fn harness_samples(entry: &Entry, samples: &[Sample]) -> String {
         let Some(first) = samples.first() else {
             continue;
         };
-        let doc = json!({ "id": id, "answer": first.answer });
-        let extracted = |sample: &&Sample| sample.verdict.extracted.clone().unwrap_or_else(|| "[invalid]".to_owned());
-        let right = samples.iter().filter(|sample| sample.verdict.correct).count();
-        let line = json!({
-            "doc_id": doc_id,
-            "doc": doc,
-            "target": first.answer,
-            "arguments": { "gen_args_0": { "arg_0": first.completion.prompt, "arg_1": generation(entry) } },
-            "resps": [samples.iter().map(|sample| &sample.completion.text).collect::<Vec<_>>()],
-            "filtered_resps": samples.iter().map(extracted).collect::<Vec<_>>(),
-            "filter": entry.protocol.grader,
-            "metrics": ["exact_match"],
-            "exact_match": right as f64 / samples.len() as f64,
-            "doc_hash": hash(&doc.to_string()),
-            "prompt_hash": hash(&first.completion.prompt),
-            "target_hash": hash(&first.answer),
-        });
-        out.push_str(&line.to_string());
-        out.push('\n');
+        let graded: Vec<&Verdict> = samples.iter().map(|sample| &sample.verdict).collect();
+        lines(&mut out, entry, doc_id, &samples, &entry.protocol.grader, &graded);
+        for mode in [Mode::Gsm8kStrict, Mode::Gsm8kFlexible] {
+            let grader = PeerGrader::new(mode, GradeConfig::default());
+            if entry.sensitivity.iter().any(|mode| mode.name == grader.name()) {
+                let item = item(first);
+                let verdicts: Vec<Verdict> =
+                    samples.iter().map(|sample| grader.grade(&item, &sample.completion.text)).collect();
+                lines(&mut out, entry, doc_id, &samples, filter(grader.name()), &verdicts.iter().collect::<Vec<_>>());
+            }
+        }
     }
     out
+}
+
+/// What a peer's mode needs of a problem.
+fn item(sample: &Sample) -> Item {
+    Item {
+        id: sample.completion.item.clone(),
+        problem: String::new(),
+        answer: sample.answer.clone(),
+        solution: None,
+        groups: Default::default(),
+        tolerance: None,
+    }
+}
+
+/// One problem under one filter.
+fn lines(out: &mut String, entry: &Entry, doc_id: usize, samples: &[&Sample], filter: &str, verdicts: &[&Verdict]) {
+    let first = &samples[0].completion;
+    let doc = json!({ "id": first.item, "answer": samples[0].answer });
+    let extracted = |verdict: &&Verdict| verdict.extracted.clone().unwrap_or_else(|| "[invalid]".to_owned());
+    let right = verdicts.iter().filter(|verdict| verdict.correct).count();
+    let line = json!({
+        "doc_id": doc_id,
+        "doc": doc,
+        "target": samples[0].answer,
+        "arguments": { "gen_args_0": { "arg_0": first.prompt, "arg_1": generation(entry) } },
+        "resps": [samples.iter().map(|sample| &sample.completion.text).collect::<Vec<_>>()],
+        "filtered_resps": verdicts.iter().map(extracted).collect::<Vec<_>>(),
+        "filter": filter,
+        "metrics": ["exact_match"],
+        "exact_match": right as f64 / samples.len() as f64,
+        "doc_hash": hash(&doc.to_string()),
+        "prompt_hash": hash(&first.prompt),
+        "target_hash": hash(&samples[0].answer),
+    });
+    out.push_str(&line.to_string());
+    out.push('\n');
 }
 
 fn hash(text: &str) -> String {

@@ -5,10 +5,10 @@
 use serde_json::json;
 
 use super::chart::{COLOURS, Dots, Line, Spread, Unit, dots, histogram, lines};
-use super::table::{accuracy_rows, percent, range, sentences};
+use super::table::{accuracy_rows, contamination_sentence, percent, range, sentences};
 use super::{Curve, Entry, Report};
 use crate::Result;
-use crate::metrics::{AtK, Conclusion, Estimate, Results};
+use crate::metrics::{AtK, Conclusion, Estimate, Results, Wordings};
 use crate::sample::Sample;
 
 const STYLE: &str = include_str!("page.css");
@@ -284,6 +284,9 @@ fn details(entry: &Entry, at: usize) -> String {
         escape(&data.sha256),
         escape(&data.note)
     ));
+    if let Some(found) = &data.contamination {
+        out.push_str(&format!("<p>{}</p>", escape(&contamination_sentence(found))));
+    }
     let text = |words: &str| words.to_owned();
     let mut rows = vec![vec![text("quantity"), text("value")]];
     let mut put = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
@@ -307,12 +310,6 @@ fn details(entry: &Entry, at: usize) -> String {
         put(&format!("problems lost to {}", base.label), found.lost.len().to_string());
         put("least difference found four times in five", format!("{:.1} points", 100.0 * found.detectable));
     }
-    for mode in &entry.sensitivity {
-        put(
-            &format!("accuracy, graded by {}", mode.name),
-            format!("{} ({})", percent(mode.accuracy.value), range(&mode.accuracy)),
-        );
-    }
     out.push_str("<div class=\"columns\">");
     out.push_str(&table(&rows));
     if results.samples > 1 {
@@ -331,7 +328,13 @@ fn details(entry: &Entry, at: usize) -> String {
         };
         out.push_str(&table(&std::iter::once(head).chain(results.pass.iter().map(row)).collect::<Vec<_>>()));
     }
+    if entry.sensitivity.len() > 1 {
+        out.push_str(&table(&grader_rows(entry)));
+    }
     out.push_str("</div>");
+    if let Some(found) = &entry.wordings {
+        out.push_str(&format!("<h3>Under other wordings</h3>{}", table(&wording_rows(found))));
+    }
     let sampling: Vec<String> = protocol.sampling.iter().map(|(name, value)| format!("{name} {value}")).collect();
     let tokens = |tokens: &[super::Token]| -> String {
         let one = |token: &super::Token| {
@@ -347,6 +350,14 @@ fn details(entry: &Entry, at: usize) -> String {
         protocol.max_tokens,
         escape(&protocol.grader)
     );
+    if let Some(system) = &protocol.system {
+        asked.push_str(&format!("<p>System prompt: {}</p>", escape(system)));
+    }
+    if !protocol.stop.is_empty() {
+        let stops: Vec<String> =
+            protocol.stop.iter().map(|stop| format!("<code>{}</code>", escape(&format!("{stop:?}")))).collect();
+        asked.push_str(&format!("<p>A completion also ends at {}.</p>", stops.join(", ")));
+    }
     if !protocol.rendered.is_empty() {
         asked.push_str(&format!("<pre>{}</pre>", escape(&protocol.rendered)));
     }
@@ -373,6 +384,34 @@ fn details(entry: &Entry, at: usize) -> String {
         out.push_str(&format!("<details><summary>Most frequent refused answers</summary>{}</details>", table(&rows)));
     }
     out + "</section>"
+}
+
+/// The same completions under each grader.
+fn grader_rows(entry: &Entry) -> Vec<Vec<String>> {
+    let head = ["grader", "accuracy", "95 % interval", "accepts more", "refuses more"].map(String::from).to_vec();
+    let row = |mode: &crate::sensitivity::Mode| {
+        vec![
+            mode.name.clone(),
+            percent(mode.accuracy.value),
+            range(&mode.accuracy),
+            mode.accepts_more.to_string(),
+            mode.refuses_more.to_string(),
+        ]
+    };
+    std::iter::once(head).chain(entry.sensitivity.iter().map(row)).collect()
+}
+
+fn wording_rows(found: &Wordings) -> Vec<Vec<String>> {
+    let mut rows = vec![["instruction", "accuracy", "95 % interval"].map(String::from).to_vec()];
+    let row = |name: &str, estimate: &Estimate| vec![name.to_owned(), percent(estimate.value), range(estimate)];
+    rows.extend(found.each.iter().map(|wording| row(&wording.instruction, &wording.accuracy)));
+    rows.push(row("mean over wordings", &found.mean));
+    rows.push(vec![
+        "worst, and spread".to_owned(),
+        percent(found.worst),
+        format!("{:.1} points", 100.0 * found.spread),
+    ]);
+    rows
 }
 
 /// The samples as JSON that cannot end its script element, at most [`SAMPLE_BYTES`] of it.

@@ -1,6 +1,6 @@
 //! `report.md`: the report as a page for a repository or a pull request.
 
-use super::table::{accuracy_rows, percent, range, sentences};
+use super::table::{accuracy_rows, contamination_sentence, percent, range, sentences};
 use super::{Entry, Report};
 use crate::metrics::{AtK, Estimate};
 
@@ -113,6 +113,16 @@ fn section(entry: &Entry) -> String {
             ])
         }));
         out.push_str(&format!("\n{}", rows(&table)));
+    }
+    if let Some(found) = &entry.wordings {
+        let mut table = vec![row(["wording", "accuracy", "95 % interval"])];
+        table.extend(found.each.iter().map(|w| row([&w.instruction, &percent(w.accuracy.value), &range(&w.accuracy)])));
+        table.push(row(["mean over wordings", &percent(found.mean.value), &range(&found.mean)]));
+        out.push_str(&format!("\n{}", rows(&table)));
+        out.push_str(&format!("\nWorst wording {}, spread {}.\n", percent(found.worst), percent(found.spread)));
+    }
+    if let Some(found) = &data.contamination {
+        out.push_str(&format!("\n{}\n", contamination_sentence(found)));
     }
     if !entry.failures.is_empty() {
         out.push_str("\n### Telling failures\n");

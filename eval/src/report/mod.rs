@@ -25,7 +25,7 @@ pub use harness::{harness_results, harness_samples};
 pub use html::{SAMPLE_BYTES, html};
 pub use markdown::markdown;
 pub use schema::{Against, Curve, Data, Entry, Identity, Overall, Point, Protocol, Report, SCHEMA, Token};
-pub use summary::{Side, Summary, summary};
+pub use summary::{Row, Side, Summary, summary};
 pub use table::{columns, table};
 pub use written::Written;
 
@@ -41,7 +41,7 @@ impl Entry {
     pub fn new(data: Data, protocol: Protocol, results: Results, sensitivity: Vec<Mode>, samples: &[Sample]) -> Self {
         let warnings = warnings(&data, &protocol, &results, &sensitivity);
         let failures = failures(samples, &[], FAILURES);
-        Self { data, protocol, results, sensitivity, against: Vec::new(), warnings, failures }
+        Self { data, protocol, results, sensitivity, wordings: None, against: Vec::new(), warnings, failures }
     }
 
     /// Adds another model's results on the same problems, and compares.
@@ -69,11 +69,23 @@ fn warnings(data: &Data, protocol: &Protocol, results: &Results, modes: &[Mode])
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut warnings = Vec::new();
     if spread(modes) > sensitivity::SPREAD {
-        let list: Vec<String> =
-            modes.iter().map(|mode| format!("{} {}", mode.name, percent(mode.accuracy.value))).collect();
-        warnings.push(format!("accuracy depends on the grader: {}", list.join(", ")));
+        let by_value = |a: &&Mode, b: &&Mode| a.accuracy.value.total_cmp(&b.accuracy.value);
+        if let (Some(least), Some(most)) = (modes.iter().min_by(by_value), modes.iter().max_by(by_value)) {
+            warnings.push(format!(
+                "accuracy depends on the grader, from {} ({}) to {} ({}); see the table of graders",
+                percent(least.accuracy.value),
+                least.name,
+                percent(most.accuracy.value),
+                most.name
+            ));
+        }
     }
-    if results.truncated.share > TRUNCATED {
+    if results.accuracy_finished.is_none() {
+        warnings.push(format!(
+            "no completion ended by itself within {} tokens: the model gives no end-of-text token; check the prompt's form and the checkpoint's `eos_token_id`, or raise the limit",
+            protocol.max_tokens
+        ));
+    } else if results.truncated.share > TRUNCATED {
         let finished = results.accuracy_finished.map_or("none finished".to_owned(), |accuracy| {
             format!("accuracy among the finished is {}", percent(accuracy))
         });

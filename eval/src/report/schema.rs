@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::contamination::Contamination;
-use crate::metrics::{Comparison, Estimate, Results};
+use crate::metrics::{Comparison, Estimate, Results, Wordings};
 use crate::sample::Sample;
 use crate::sensitivity::Mode;
 
@@ -94,6 +94,9 @@ pub struct Entry {
     /// The same completions under other graders, the primary one first.
     #[serde(default)]
     pub sensitivity: Vec<Mode>,
+    /// Accuracy under other wordings of the instruction, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wordings: Option<Wordings>,
     /// Other models on the same problems, the base model first.
     #[serde(default)]
     pub against: Vec<Against>,
@@ -139,6 +142,9 @@ pub struct Protocol {
     pub last_tokens: Vec<Token>,
     /// Worked examples in front.
     pub shots: usize,
+    /// System prompt, where one was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Sampler settings by their name in the configuration.
     pub sampling: BTreeMap<String, Value>,
     /// Limit on generated tokens.

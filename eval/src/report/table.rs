@@ -1,6 +1,7 @@
 //! The report on a terminal: aligned columns, no colour, no line wider than its longest cell makes it.
 
 use super::{Entry, Report};
+use crate::contamination::Contamination;
 use crate::metrics::{AtK, Estimate};
 
 /// Rows as aligned columns, the first row being the head; all but the first column flush right.
@@ -86,6 +87,19 @@ pub(super) fn accuracy_rows(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
+/// What the check against the training data found.
+pub(super) fn contamination_sentence(found: &Contamination) -> String {
+    format!(
+        "Checked against {} texts of `{}`: {} problems stand there word for word, {} more but for case and punctuation, {} more share a run of 13 words; {} were taken out.",
+        found.texts,
+        found.training,
+        found.exact,
+        found.normalised,
+        found.run,
+        found.removed.len()
+    )
+}
+
 /// What the comparisons say, a sentence each.
 pub(super) fn sentences(report: &Report) -> Vec<String> {
     let of_entry = |entry: &Entry| {
@@ -106,6 +120,22 @@ pub fn table(report: &Report) -> String {
         out.push('\n');
         out.push_str(&of("mean over benchmarks:", &overall.macro_mean));
         out.push_str(&of("mean over problems:  ", &overall.micro_mean));
+    }
+    for entry in &report.benchmarks {
+        if let Some(found) = &entry.wordings {
+            out.push_str(&format!(
+                "\n{}: {} wordings: mean {} ({}), worst {}, spread {:.1} points\n",
+                entry.data.benchmark,
+                found.each.len(),
+                percent(found.mean.value),
+                range(&found.mean),
+                percent(found.worst),
+                100.0 * found.spread
+            ));
+        }
+        if let Some(found) = &entry.data.contamination {
+            out.push_str(&format!("\n{}: {}\n", entry.data.benchmark, contamination_sentence(found)));
+        }
     }
     let sentences = sentences(report);
     if !sentences.is_empty() {

@@ -41,7 +41,7 @@ impl Report {
         };
         let summary = match whole_run {
             Some(summary) => summary,
-            None => summary(self)?,
+            None => summary(self),
         };
         let json = put("report.json".into(), serde_json::to_string_pretty(self)? + "\n")?;
         put("report.md".into(), markdown(self))?;

@@ -326,54 +326,88 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Packed, heads: &Heads) -> Re
     Ok(n)
 }
 
-/// Token indices of queries and keys of one segment, and the additive mask [T, S], for composed calls.
-fn gathered(pack: &Packed, segment: usize, heads: &Heads, like: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-    let [(prefix, before), (start, len)] = spans(pack, segment);
-    let queries: Vec<u32> = (start..start + len).map(|i| i as u32).collect();
-    let keys: Vec<u32> = (prefix..prefix + before).chain(start..start + len).map(|i| i as u32).collect();
+/// The additive mask [1, T, S] of one segment's queries over its keys, f32.
+///
+/// A large finite number stands for minus infinity, so that no row can be all of it.
+fn composed_mask(pack: &Packed, segment: usize, heads: &Heads, like: &Tensor) -> Result<Tensor> {
+    let [(_, before), (_, len)] = spans(pack, segment);
     let mask: Vec<f32> = (0..len)
-        .flat_map(|i| (0..before + len).map(move |j| (i, j)))
-        .map(|(i, j)| {
-            let position = before + i;
-            if j <= position && j >= heads.first_visible(position) { 0.0 } else { -1e9 }
-        })
+        .flat_map(|i| (0..before + len).map(move |j| (before + i, j)))
+        .map(|(position, j)| if j <= position && j >= heads.first_visible(position) { 0.0 } else { HIDDEN })
         .collect();
-    let device = like.device();
-    let mask = Tensor::from_vec(mask, (1, len, before + len), device)?;
-    Ok((Tensor::new(queries, device)?, Tensor::new(keys, device)?, mask))
+    Tensor::from_vec(mask, (1, len, before + len), like.device())
 }
 
-/// Rows `index` of x [N, H D] as [H, T, D], repeated `times` a head.
-fn by_head(x: &Tensor, index: &Tensor, size: usize, times: usize) -> Result<Tensor> {
-    let x = x.index_select(index, 0)?;
-    let (t, width) = x.dims2()?;
-    let x = x.reshape((t, width / size, size))?.transpose(0, 1)?; // [H,T,D]
-    if times == 1 {
-        return x.contiguous();
-    }
+/// Added to the scores of keys that a query must not see.
+pub(crate) const HIDDEN: f32 = -1e9;
+
+/// Rows of x [N, H D] in `spans` (first, count), one after the other, as [H times, S, D].
+fn by_head(x: &Tensor, spans: &[(usize, usize)], size: usize, times: usize) -> Result<Tensor> {
+    let parts: Vec<Tensor> =
+        spans.iter().filter(|s| s.1 > 0).map(|&(start, len)| x.narrow(0, start, len)).collect::<Result<_>>()?;
+    let x = if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 0)? };
+    let (s, width) = x.dims2()?;
     let heads = width / size;
-    x.unsqueeze(1)?.expand((heads, times, t, size))?.reshape((heads * times, t, size))
+    let x = x.reshape((s, heads, size))?.transpose(0, 1)?.contiguous()?; // [H,S,D]
+    if times == 1 {
+        return Ok(x);
+    }
+    x.unsqueeze(1)?.expand((heads, times, s, size))?.reshape((heads * times, s, size))
 }
 
-fn composed_softmax(q: &Tensor, k: &Tensor, mask: &Tensor, heads: &Heads) -> Result<Tensor> {
+/// softmax(scale q k^T + mask) over the last axis, taken in f32 or f64, returned in q's type.
+pub(crate) fn composed_softmax(q: &Tensor, k_transposed: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
     let dtype = q.dtype();
-    let scores = (q.matmul(&k.t()?)? * heads.scale)?; // [H,T,S]
-    let scores = if dtype == DType::F64 { scores } else { scores.to_dtype(DType::F32)? };
+    let scores = (q.matmul(k_transposed)?.to_dtype(super::wide(dtype))? * scale)?;
     let scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
     candle_nn::ops::softmax(&scores, candle_core::D::Minus1)?.to_dtype(dtype)
 }
 
+/// [H,T,D] as rows [T, H D].
+fn by_token(x: &Tensor) -> Result<Tensor> {
+    x.transpose(0, 1)?.flatten_from(1)?.contiguous()
+}
+
 fn composed_forward(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Packed, heads: &Heads) -> Result<Tensor> {
     check(q, k, v, pack, heads)?;
+    let (d, g) = (heads.size, heads.group());
     let mut parts = Vec::with_capacity(pack.segments.len());
-    for segment in 0..pack.segments.len() {
-        let (queries, keys, mask) = gathered(pack, segment, heads, q)?;
-        let (d, g) = (heads.size, heads.group());
-        let p = composed_softmax(&by_head(q, &queries, d, 1)?, &by_head(k, &keys, d, g)?, &mask, heads)?;
-        let o = p.matmul(&by_head(v, &keys, d, g)?)?; // [H,T,D]
-        parts.push(o.transpose(0, 1)?.flatten_from(1)?.contiguous()?);
+    for segment in (0..pack.segments.len()).filter(|&s| pack.segments[s].len > 0) {
+        let keys = spans(pack, segment);
+        let mask = composed_mask(pack, segment, heads, q)?;
+        let p = composed_softmax(&by_head(q, &keys[1..], d, 1)?, &by_head(k, &keys, d, g)?.t()?, &mask, heads.scale)?;
+        parts.push(by_token(&p.matmul(&by_head(v, &keys, d, g)?)?)?);
     }
     Tensor::cat(&parts, 0)
+}
+
+/// A segment's gradient of its keys (or values): its own continuation's parts are added as they come.
+struct Parts(Vec<Option<Tensor>>);
+
+impl Parts {
+    fn add(&mut self, segment: usize, part: Tensor) -> Result<()> {
+        self.0[segment] = Some(match self.0[segment].take() {
+            Some(sum) => (sum + part)?,
+            None => part,
+        });
+        Ok(())
+    }
+
+    /// `whole` [Hkv g, S, D] folded to [S, Hkv D] and dealt out to the prefix and the segment.
+    fn deal(&mut self, whole: &Tensor, pack: &Packed, segment: usize, heads: &Heads) -> Result<()> {
+        let (_, s, d) = whole.dims3()?;
+        let whole = whole.to_dtype(super::wide(whole.dtype()))?;
+        let folded = by_token(&whole.reshape((heads.keys, heads.group(), s, d))?.sum(1)?)?;
+        let [(_, before), (_, len)] = spans(pack, segment);
+        if let Some(prefix) = pack.segments[segment].prefix.filter(|_| before > 0) {
+            self.add(prefix, folded.narrow(0, 0, before)?)?;
+        }
+        self.add(segment, folded.narrow(0, before, len)?)
+    }
+
+    fn join(self, dtype: DType) -> Result<Tensor> {
+        Tensor::cat(&self.0.into_iter().flatten().collect::<Vec<_>>(), 0)?.to_dtype(dtype)
+    }
 }
 
 fn composed_backward(
@@ -382,25 +416,26 @@ fn composed_backward(
     pack: &Packed,
     heads: &Heads,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (d, g) = (heads.size, heads.group());
-    let (mut dq, mut dk, mut dv) = (Vec::new(), k.zeros_like()?, v.zeros_like()?);
-    for segment in 0..pack.segments.len() {
-        let (queries, keys, mask) = gathered(pack, segment, heads, q)?;
-        let (qs, ks, vs) = (by_head(q, &queries, d, 1)?, by_head(k, &keys, d, g)?, by_head(v, &keys, d, g)?);
-        let p = composed_softmax(&qs, &ks, &mask, heads)?;
-        let go = by_head(d_out, &queries, d, 1)?; // [H,T,D]
-        let dp = go.matmul(&vs.t()?)?; // [H,T,S]
-        let pull = (&dp * &p)?.sum_keepdim(candle_core::D::Minus1)?;
-        let ds = ((dp.broadcast_sub(&pull)? * &p)? * heads.scale)?;
-        dq.push(ds.matmul(&ks)?.transpose(0, 1)?.flatten_from(1)?.contiguous()?);
-        let fold = |x: Tensor| -> Result<Tensor> {
-            let (_, s, d) = x.dims3()?;
-            x.reshape((heads.keys, g, s, d))?.sum(1)?.transpose(0, 1)?.flatten_from(1)?.contiguous()
-        };
-        dk = dk.index_add(&keys, &fold(ds.t()?.contiguous()?.matmul(&qs)?)?, 0)?;
-        dv = dv.index_add(&keys, &fold(p.t()?.contiguous()?.matmul(&go)?)?, 0)?;
+    check(q, k, v, pack, heads)?;
+    let (d, g, none) = (heads.size, heads.group(), vec![None; pack.segments.len()]);
+    let (mut dq, mut dk, mut dv) = (Vec::new(), Parts(none.clone()), Parts(none));
+    for segment in (0..pack.segments.len()).filter(|&s| pack.segments[s].len > 0) {
+        let keys = spans(pack, segment);
+        let mask = composed_mask(pack, segment, heads, q)?;
+        let (qs, ks) = (by_head(q, &keys[1..], d, 1)?, by_head(k, &keys, d, g)?);
+        let p = composed_softmax(&qs, &ks.t()?, &mask, heads.scale)?;
+        let go = by_head(d_out, &keys[1..], d, 1)?; // [H,T,D]
+        let dp = go.matmul(&by_head(v, &keys, d, g)?.t()?)?; // [H,T,S]
+        // Differences of near numbers: taken in f32 where the operands are half precision.
+        let wide = super::wide(p.dtype());
+        let (dp, p_wide) = (dp.to_dtype(wide)?, p.to_dtype(wide)?);
+        let pull = (&dp * &p_wide)?.sum_keepdim(candle_core::D::Minus1)?;
+        let ds = ((dp.broadcast_sub(&pull)? * p_wide)? * heads.scale)?.to_dtype(p.dtype())?;
+        dq.push(by_token(&ds.matmul(&ks)?)?);
+        dk.deal(&ds.t()?.contiguous()?.matmul(&qs)?, pack, segment, heads)?;
+        dv.deal(&p.t()?.contiguous()?.matmul(&go)?, pack, segment, heads)?;
     }
-    Ok((Tensor::cat(&dq, 0)?, dk, dv))
+    Ok((Tensor::cat(&dq, 0)?, dk.join(k.dtype())?, dv.join(v.dtype())?))
 }
 
 #[cfg(test)]

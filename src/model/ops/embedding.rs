@@ -19,8 +19,8 @@ pub fn forward(ids: &[u32], w: &Tensor) -> Result<Tensor> {
 /// dW [V,C] += dx [N,C] at rows `ids`, in token order, in place.
 pub fn accumulate(dw: &Tensor, ids: &[u32], dx: &Tensor) -> Result<()> {
     on_cpu!(dw, cpu_accumulate(dw, ids, dx), {
-        let sum = dw.zeros_like()?.index_add(&Tensor::new(ids, dw.device())?, dx, 0)?;
-        super::add_in_place(dw, &sum)
+        let dx = dx.to_dtype(dw.dtype())?.contiguous()?;
+        dw.slice_set(&dw.index_add(&Tensor::new(ids, dw.device())?, &dx, 0)?, 0, 0)
     })
 }
 

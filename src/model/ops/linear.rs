@@ -59,7 +59,7 @@ pub fn accumulate_weight(dw: &Tensor, dy: &Tensor, x: &Tensor, scale: f64) -> Re
 
 /// db [out] += column sums of dy [N,out], in place.
 pub fn accumulate_bias(db: &Tensor, dy: &Tensor) -> Result<()> {
-    super::add_in_place(db, &dy.sum(0)?)
+    super::add_in_place(db, &dy.to_dtype(db.dtype())?.sum(0)?)
 }
 
 fn cpu_forward<F: Float>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {

@@ -19,12 +19,12 @@ pub mod rope;
 pub mod skinny;
 pub mod swiglu;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType};
 use candlewick_algorithms::row::Real;
 
 /// A float type of CPU kernels.
@@ -149,10 +149,32 @@ impl Float for f64 {
     }
 }
 
+thread_local! {
+    static IS_COMPOSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on this thread with the composed versions in place of the CPU kernels: what a GPU
+/// computes, on the CPU. Tests compare the two; runs never call it.
+pub fn composed<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_COMPOSED.set(self.0);
+        }
+    }
+    let _restore = Restore(IS_COMPOSED.replace(true));
+    work()
+}
+
+/// Whether the CPU kernels serve tensors of this device and type.
+pub(crate) fn has_kernels(device: &Device, dtype: DType) -> bool {
+    device.is_cpu() && matches!(dtype, DType::F32 | DType::F64) && !IS_COMPOSED.get()
+}
+
 /// Calls a generic CPU kernel in the tensor's float type, or evaluates the composed version.
 macro_rules! on_cpu {
     ($tensor:expr, $kernel:ident ( $($arg:expr),* $(,)? ), $composed:expr) => {
-        match ($tensor.device().is_cpu(), $tensor.dtype()) {
+        match (crate::model::ops::has_kernels($tensor.device(), $tensor.dtype()), $tensor.dtype()) {
             (true, candle_core::DType::F32) => $kernel::<f32>($($arg),*),
             (true, candle_core::DType::F64) => $kernel::<f64>($($arg),*),
             _ => $composed,
@@ -324,7 +346,12 @@ pub(crate) fn rows_a_task(width: usize) -> usize {
     (65_536 / width.max(1)).max(1)
 }
 
-/// a += b, elementwise and in place.
+/// The type that sums are taken in: f32 for half precision, else the tensor's own.
+pub(crate) fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// a += b, elementwise and in place; b is converted to a's type.
 pub fn add_in_place(a: &Tensor, b: &Tensor) -> Result<()> {
     fn kernel<F: Float>(a: &Tensor, b: &Tensor) -> Result<()> {
         use rayon::prelude::*;
@@ -340,7 +367,7 @@ pub fn add_in_place(a: &Tensor, b: &Tensor) -> Result<()> {
     if a.shape() != b.shape() {
         candle_core::bail!("add in place: shapes differ, {:?} and {:?}", a.shape(), b.shape());
     }
-    on_cpu!(a, kernel(a, b), a.slice_set(&(a + b)?.contiguous()?, 0, 0))
+    on_cpu!(a, kernel(a, b), a.slice_set(&(a + b.to_dtype(a.dtype())?)?.contiguous()?, 0, 0))
 }
 
 #[cfg(test)]

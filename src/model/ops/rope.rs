@@ -1,6 +1,6 @@
 //! Rotary position encoding, half-split layout.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{Float, mutate, on_cpu, rows_a_task};
@@ -83,20 +83,36 @@ fn cpu_turn<F: Float>(x: &Tensor, table: &Table, positions: &[u32], sign: f64) -
     })
 }
 
-fn composed_turn(x: &Tensor, table: &Table, positions: &[u32], sign: f64) -> Result<()> {
-    let (n, width) = x.dims2()?;
-    let (half, heads) = (table.half, width / (2 * table.half));
+/// Cosines and sines of `positions` [N,1,D/2], sines times `sign`, in the type and place of `like`.
+pub(crate) fn angles(table: &Table, positions: &[u32], sign: f64, like: &Tensor) -> Result<(Tensor, Tensor)> {
     let gather = |values: fn(&Table, usize) -> &[f64], sign: f64| -> Result<Tensor> {
-        let rows: Vec<f64> = positions.iter().flat_map(|&p| values(table, p as usize)).map(|v| v * sign).collect();
-        Tensor::from_vec(rows, (n, 1, half), x.device())?.to_dtype(x.dtype())
+        let rows: Vec<f32> =
+            positions.iter().flat_map(|&p| values(table, p as usize)).map(|v| (v * sign) as f32).collect();
+        let shape = (positions.len(), 1, table.half);
+        match like.dtype() {
+            DType::F64 => {
+                let rows: Vec<f64> =
+                    positions.iter().flat_map(|&p| values(table, p as usize)).map(|v| v * sign).collect();
+                Tensor::from_vec(rows, shape, like.device())
+            }
+            _ => Tensor::from_vec(rows, shape, like.device()),
+        }
     };
-    let (c, s) = (gather(|t, p| t.rows(p).0, 1.0)?, gather(|t, p| t.rows(p).1, sign)?); // [N,1,D/2]
-    let split = x.reshape((n, heads, 2, half))?;
+    Ok((gather(|t, p| t.rows(p).0, 1.0)?, gather(|t, p| t.rows(p).1, sign)?))
+}
+
+/// x [N, H D] rotated by `angles`, by tensor calls; half precision is rotated in f32.
+pub(crate) fn turned(x: &Tensor, (c, s): &(Tensor, Tensor)) -> Result<Tensor> {
+    let ((n, width), half) = (x.dims2()?, c.dim(2)?);
+    let split = x.to_dtype(c.dtype())?.reshape((n, width / (2 * half), 2, half))?;
     let (a, b) = (split.narrow(2, 0, 1)?.squeeze(2)?, split.narrow(2, 1, 1)?.squeeze(2)?); // [N,H,D/2]
-    let first = (a.broadcast_mul(&c)? - b.broadcast_mul(&s)?)?;
-    let second = (b.broadcast_mul(&c)? + a.broadcast_mul(&s)?)?;
-    let turned = Tensor::stack(&[first, second], 2)?.reshape((n, width))?;
-    x.slice_set(&turned.contiguous()?, 0, 0)
+    let first = (a.broadcast_mul(c)? - b.broadcast_mul(s)?)?;
+    let second = (b.broadcast_mul(c)? + a.broadcast_mul(s)?)?;
+    Tensor::stack(&[first, second], 2)?.reshape((n, width))?.to_dtype(x.dtype())
+}
+
+fn composed_turn(x: &Tensor, table: &Table, positions: &[u32], sign: f64) -> Result<()> {
+    x.slice_set(&turned(x, &angles(table, positions, sign, x)?)?.contiguous()?, 0, 0)
 }
 
 #[cfg(test)]

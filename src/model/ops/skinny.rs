@@ -9,8 +9,9 @@ use rayon::prelude::*;
 
 use super::{Columns, Float};
 
-/// Weights a parallel task reads: 256 Ki elements, 1 MiB of f32.
-const ELEMENTS_A_TASK: usize = 1 << 18;
+/// Weights a parallel task reads: 32 Ki elements, 128 KiB of f32. Small enough that no thread waits long
+/// for another at the end of a product, of which a decoding step has more than a hundred.
+const ELEMENTS_A_TASK: usize = 1 << 15;
 
 /// y [rows, out] = x [rows, k] W^T for each (W [out, k], y) in `jobs`, all in one parallel region.
 pub(crate) fn products<F: Float>(x: &[F], k: usize, jobs: &mut [(&[F], &mut [F])]) {

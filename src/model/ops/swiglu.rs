@@ -65,11 +65,13 @@ fn cpu_backward<F: Float>(dy: &Tensor, a: &Tensor, u: &Tensor) -> Result<(Tensor
 }
 
 fn composed_backward(dy: &Tensor, a: &Tensor, u: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (dtype, wide) = (a.dtype(), super::wide(a.dtype()));
+    let (dy, a, u) = (&dy.to_dtype(wide)?, &a.to_dtype(wide)?, &u.to_dtype(wide)?);
     let s = (a.neg()?.exp()? + 1.0)?.recip()?;
     let du = ((dy * a)? * &s)?;
     let slope = ((a * (1.0 - &s)?)? + 1.0)?;
     let da = (((dy * u)? * s)? * slope)?;
-    Ok((da, du))
+    Ok((da.to_dtype(dtype)?, du.to_dtype(dtype)?))
 }
 
 #[cfg(test)]

@@ -1,0 +1,122 @@
+//! From exams and what came of them to the report.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candlewick_eval::benchmark::{Form, sha256};
+use candlewick_eval::report::{Data, Entry, Identity, Protocol, Report, Token};
+use candlewick_eval::sample::Sample;
+use serde_json::{Value, json};
+
+use super::exam::Exam;
+use super::sit::{Outcome, Sitting};
+use crate::train::checkpoint::State;
+use crate::train::policy::Policy;
+
+/// Tokens of a prompt that a report shows from each end.
+const SHOWN: usize = 10;
+
+/// A benchmark's part of a report.
+pub fn entry(policy: &Policy, exam: &Exam, sitting: &Sitting, outcome: &Outcome) -> Entry {
+    let data = Data {
+        benchmark: exam.name.clone(),
+        source: exam.source.clone(),
+        items: exam.len(),
+        published_items: exam.published,
+        sha256: sha256(&exam.items),
+        note: exam.note.clone(),
+        contamination: exam.contamination.clone(),
+    };
+    let protocol = protocol(policy, exam, sitting);
+    let mut entry = Entry::new(data, protocol, outcome.results.clone(), outcome.sensitivity.clone(), &outcome.samples);
+    entry.wordings = outcome.wordings.clone();
+    entry.warnings.splice(0..0, exam.warnings.iter().cloned());
+    entry
+}
+
+fn protocol(policy: &Policy, exam: &Exam, sitting: &Sitting) -> Protocol {
+    let first = &exam.asked[0].prompts[0];
+    let token = |&id: &u32| Token { id, text: policy.tokenizer().decode(&[id], false).unwrap_or_default() };
+    let shown = first.ids.len().min(SHOWN);
+    let form = match exam.form {
+        Form::Chat => "chat",
+        Form::Base => "base",
+    };
+    Protocol {
+        form: form.to_owned(),
+        rendered: first.text.clone(),
+        first_tokens: first.ids[..shown].iter().map(token).collect(),
+        last_tokens: first.ids[first.ids.len() - shown..].iter().map(token).collect(),
+        shots: exam.shots,
+        system: exam.system.clone(),
+        sampling: sampling(sitting),
+        max_tokens: sitting.cap,
+        stop: exam.stop.clone(),
+        grader: "math".to_owned(),
+        grader_settings: sitting.grader_settings(),
+    }
+}
+
+/// Sampler settings that are in force; none for greedy decoding.
+fn sampling(sitting: &Sitting) -> BTreeMap<String, Value> {
+    let sampling = sitting.sampling();
+    let mut settings = BTreeMap::new();
+    if sampling.temperature == 0.0 {
+        return settings;
+    }
+    settings.insert("temperature".to_owned(), json!(sampling.temperature));
+    let others = [
+        ("top_k", json!(sampling.top_k), sampling.top_k > 0),
+        ("top_p", json!(sampling.top_p), sampling.top_p < 1.0),
+        ("min_p", json!(sampling.min_p), sampling.min_p > 0.0),
+    ];
+    settings.extend(others.into_iter().filter(|(.., is_on)| *is_on).map(|(name, value, _)| (name.to_owned(), value)));
+    settings
+}
+
+/// A report of exams and their outcomes, with its samples, a list a benchmark.
+///
+/// `base` holds the outcomes of the model before training on the same exams, or nothing.
+/// Errors: no exam; outcomes on other problems.
+pub fn report(
+    policy: &Policy,
+    mut identity: Identity,
+    sat: &[(&Exam, Sitting, &Outcome)],
+    base: &[Outcome],
+) -> Result<(Report, Vec<Vec<Sample>>)> {
+    let mut entries = Vec::new();
+    for (exam, sitting, outcome) in sat {
+        let mut entry = entry(policy, exam, sitting, outcome);
+        if let Some(base) = base.iter().find(|base| base.name == outcome.name) {
+            let modes = base.sensitivity.clone();
+            entry.against("base", base.results.clone(), modes, &outcome.samples, sitting.seed)?;
+        }
+        entries.push(entry);
+    }
+    identity.seconds = sat.iter().map(|(.., outcome)| outcome.seconds).sum();
+    identity.tokens = sat.iter().map(|(.., outcome)| outcome.tokens).sum();
+    let samples = sat.iter().map(|(.., outcome)| outcome.samples.clone()).collect();
+    Ok((Report::new(identity, entries)?, samples))
+}
+
+/// What to know of a checkpoint of a run before its score on `benchmarks` is believed: that it was chosen on one of them.
+///
+/// Looks at the `state.json` beside the weights and the run's `config.toml`; any other folder gives nothing.
+pub fn chosen_on(folder: &Path, benchmarks: &[String]) -> Option<String> {
+    let state: State = serde_json::from_slice(&std::fs::read(folder.join("state.json")).ok()?).ok()?;
+    let (best, _) = state.best.filter(|_| state.evaluations.len() > 1)?;
+    let config: PathBuf = folder.parent()?.parent()?.join("config.toml");
+    let config: toml::Table = std::fs::read_to_string(config).ok()?.parse().ok()?;
+    let on: Vec<&str> = config.get("eval")?.get("benchmarks")?.as_array()?.iter().filter_map(|b| b.as_str()).collect();
+    let on = if on.contains(&"validation") { vec!["validation"] } else { on };
+    let plain = |name: &str| name.split('=').next().unwrap_or(name).to_owned();
+    let shared: Vec<String> = on.into_iter().map(plain).filter(|name| benchmarks.contains(name)).collect();
+    (best == state.step && !shared.is_empty()).then(|| {
+        format!(
+            "this checkpoint (step {best}) was the best of {} evaluations on `{}`, which is reported here: that figure is optimistic",
+            state.evaluations.len(),
+            shared.join("`, `")
+        )
+    })
+}

@@ -1,0 +1,293 @@
+//! Sitting an exam: the policy answers every problem through the `rollout` stage, and the answers are graded.
+//!
+//! Draws are keyed by (seed, problem, sample): the order of problems, the number decoded together, a stop and a new
+//! start change nothing.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use candlewick_algorithms::batch::Finish as Ended;
+use candlewick_eval::grading::{self, Grade, MathGrader};
+use candlewick_eval::metrics::{Results, Settings, Wordings, summarise};
+use candlewick_eval::sample::{Completion, Finish, Sample, grade};
+use candlewick_eval::sensitivity::{Mode, sensitivity};
+use candlewick_rewards::reward::math::MathConfig;
+use serde_json::{Value, json};
+
+use super::exam::{Asked, Exam};
+use super::journal::{Journal, Line, prompt_hash};
+use super::progress::Progress;
+use crate::config::EvalConfig;
+use crate::data::split;
+use crate::rollout::{self, Event, Request, Sampling};
+use crate::train::policy::Policy;
+
+/// Rows decoded together unless somebody says otherwise.
+pub const ROWS: usize = 128;
+
+/// How an exam is sat and graded.
+pub struct Sitting<'a> {
+    /// Samples and how they are drawn.
+    pub eval: &'a EvalConfig,
+    /// Most tokens of a completion.
+    pub cap: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Rows decoded together; changes speed and memory, never a result.
+    pub rows: usize,
+    /// Who judges.
+    pub grader: MathGrader,
+    /// Whether a completion cut at the limit is wrong whatever it says, as under `reward.math.require_finished`.
+    pub must_finish: bool,
+    /// k of pass@k and maj@k; `None` takes powers of two up to the samples.
+    pub ks: Option<Vec<usize>>,
+    /// Where completions are kept as they end; `None` keeps none.
+    pub journal: Option<PathBuf>,
+    /// What tells this model from others in the journal.
+    pub model: String,
+}
+
+/// What came of an exam.
+pub struct Outcome {
+    /// Name of the benchmark.
+    pub name: String,
+    /// All metrics, under the primary grader.
+    pub results: Results,
+    /// The same completions under other graders, the primary one first.
+    pub sensitivity: Vec<Mode>,
+    /// Accuracy under other wordings of the instruction, where they were asked for.
+    pub wordings: Option<Wordings>,
+    /// Every completion under the first wording, graded.
+    pub samples: Vec<Sample>,
+    /// Wall time of generating, earlier sittings included.
+    pub seconds: f64,
+    /// Tokens generated, under all wordings.
+    pub tokens: usize,
+}
+
+impl Outcome {
+    /// Accuracy under the most lenient extraction: the last number anywhere counts, finished or not.
+    pub fn lenient(&self) -> f64 {
+        self.sensitivity.iter().find(|mode| mode.name == "lenient").map_or(f64::NAN, |mode| mode.accuracy.value)
+    }
+}
+
+/// Who judges an exam, and whether cut completions are wrong: problems of `[data]` are graded as the run's `math`
+/// reward grades, benchmarks as a careful reader would.
+pub fn grader(exam: &Exam, reward: Option<&MathConfig>) -> (MathGrader, bool) {
+    match reward.filter(|_| exam.is_held_out) {
+        Some(reward) => (MathGrader::of(reward), reward.require_finished),
+        None => (MathGrader::of_benchmarks(), false),
+    }
+}
+
+impl Sitting<'_> {
+    /// How tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.eval.temperature,
+            top_k: self.eval.top_k.unwrap_or(0),
+            top_p: self.eval.top_p,
+            min_p: self.eval.min_p,
+        }
+    }
+
+    /// The grader in words that tell two settings apart.
+    pub(super) fn grader_settings(&self) -> String {
+        let settings = self.grader.settings();
+        if self.must_finish { format!("{settings}, and cut completions are wrong") } else { settings }
+    }
+
+    fn key(&self, stop: &[String]) -> Value {
+        let sampling = self.sampling();
+        json!({"version": env!("CARGO_PKG_VERSION"), "model": self.model, "seed": self.seed, "limit": self.cap, "stop": stop,
+               "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p})
+    }
+}
+
+impl Exam {
+    /// Lets the policy answer every problem `eval.samples` times under each wording, and grades.
+    pub fn sit(&self, policy: &Policy, sitting: &Sitting) -> Result<Outcome> {
+        let mut journal = match &sitting.journal {
+            Some(path) => Journal::open(path, &sitting.key(&self.stop))?,
+            None => Journal::none(),
+        };
+        let started = Instant::now();
+        let hashes: Vec<Vec<u64>> =
+            self.asked.iter().map(|asked| asked.prompts.iter().map(|p| prompt_hash(&p.ids)).collect()).collect();
+        let n = sitting.eval.samples;
+        let kept: usize = hashes.iter().map(|hashes| self.kept(&journal, hashes, n)).sum();
+        let total = self.asked.len() * self.len() * n;
+        let mut progress = Progress::new(&self.name, total as u64, kept as u64, sitting.cap);
+        let mut answers = Vec::new();
+        for (wording, (asked, hashes)) in self.asked.iter().zip(&hashes).enumerate() {
+            answers.push(self.answers(
+                policy,
+                sitting,
+                wording,
+                asked,
+                hashes,
+                &mut journal,
+                &mut progress,
+                started,
+            )?);
+        }
+        progress.finish();
+        let seconds = journal.before + started.elapsed().as_secs_f64();
+        let tokens = answers.iter().flatten().map(|completion| completion.tokens).sum();
+        let settings = Settings::new(n, sitting.seed);
+        let settings = Settings { ks: sitting.ks.clone().unwrap_or(settings.ks.clone()), ..settings };
+        let mut graded = Vec::new();
+        for completions in answers {
+            let samples = self.judge(sitting, completions)?;
+            graded.push((summarise(&self.items, &samples, &sitting.grader, &settings)?, samples));
+        }
+        let wordings = match graded.len() {
+            1 => None,
+            _ => {
+                let each: Vec<(String, &Results)> = self
+                    .asked
+                    .iter()
+                    .zip(&graded)
+                    .map(|(asked, (results, _))| (asked.instruction.clone(), results))
+                    .collect();
+                Some(Wordings::new(&each)?)
+            }
+        };
+        let (results, samples) = graded.swap_remove(0);
+        let others = grading::others();
+        let others: Vec<&dyn Grade> = others.iter().map(AsRef::as_ref).collect();
+        let sensitivity = sensitivity(self.benchmark.as_ref(), &self.items, &samples, n, &sitting.grader, &others)?;
+        Ok(Outcome { name: self.name.clone(), results, sensitivity, wordings, samples, seconds, tokens })
+    }
+
+    fn kept(&self, journal: &Journal, hashes: &[u64], samples: usize) -> usize {
+        let of_item = |(item, hash): (&candlewick_eval::benchmark::Item, &u64)| {
+            (0..samples).filter(|index| journal.get(&item.id, *index, *hash).is_some()).count()
+        };
+        self.items.iter().zip(hashes).map(of_item).sum()
+    }
+
+    /// Completions under one wording, in the order of problems and samples; those in the journal are not made again.
+    #[allow(clippy::too_many_arguments)]
+    fn answers(
+        &self,
+        policy: &Policy,
+        sitting: &Sitting,
+        wording: usize,
+        asked: &Asked,
+        hashes: &[u64],
+        journal: &mut Journal,
+        progress: &mut Progress,
+        started: Instant,
+    ) -> Result<Vec<Completion>> {
+        let n = sitting.eval.samples;
+        let mut lines: HashMap<(usize, usize), Line> = HashMap::new();
+        let (mut requests, mut of_item) = (Vec::new(), Vec::new());
+        for (at, (item, prompt)) in self.items.iter().zip(&asked.prompts).enumerate() {
+            for index in 0..n {
+                if let Some(line) = journal.get(&item.id, index, hashes[at]) {
+                    lines.insert((at, index), line.clone());
+                    continue;
+                }
+                // Missing samples that follow each other share a request, and so the prompt's prefill.
+                match requests.last_mut() {
+                    Some(Request { samples, .. }) if of_item.last() == Some(&at) && samples.end == index as u64 => {
+                        samples.end += 1;
+                    }
+                    _ => {
+                        let samples = index as u64..index as u64 + 1;
+                        let (id, prompt) = (split::hash(&item.id), prompt.ids.clone());
+                        requests.push(Request { id, prompt, samples, cap: sitting.cap });
+                        of_item.push(at);
+                    }
+                }
+            }
+        }
+        let mut key = vec![sitting.seed, 0xe7a1];
+        key.extend((wording > 0).then_some(wording as u64));
+        let settings = rollout::Settings {
+            sampling: sitting.sampling(),
+            eos: policy.tokenizer().eos().to_vec(),
+            stop: rollout::stop_strings(policy.tokenizer(), &self.stop),
+            key,
+            max_rows: sitting.rows,
+            has_adapter: true,
+        };
+        let before = journal.before;
+        let mut failure = None;
+        rollout::generate(&policy.decoder, &requests, &settings, |event| {
+            let completion = match event {
+                Event::Token { .. } => {
+                    progress.token();
+                    return ControlFlow::Continue(());
+                }
+                Event::Finished(completion) => completion,
+            };
+            progress.finished(completion.tokens.len());
+            let at = of_item[completion.request];
+            let line = Line {
+                item: self.items[at].id.clone(),
+                index: completion.sample as usize,
+                prompt: hashes[at],
+                ids: completion.tokens.clone(),
+                logp: completion.logp.iter().sum(),
+                finish: completion.finish,
+                seconds: before + started.elapsed().as_secs_f64(),
+            };
+            if let Err(error) = journal.put(&line) {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+            lines.insert((at, line.index), line);
+            ControlFlow::Continue(())
+        })?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let mut completions = Vec::new();
+        for (at, (item, prompt)) in self.items.iter().zip(&asked.prompts).enumerate() {
+            for index in 0..n {
+                let line = lines.remove(&(at, index)).with_context(|| {
+                    format!(
+                        "problem `{}` of `{}` has no sample {index}: the rollout stage gave too few",
+                        item.id, self.name
+                    )
+                })?;
+                completions.push(self.completion(policy, line, &prompt.text)?);
+            }
+        }
+        Ok(completions)
+    }
+
+    fn completion(&self, policy: &Policy, line: Line, prompt: &str) -> Result<Completion> {
+        let mut text = policy.tokenizer().decode(&line.ids, true)?;
+        if line.finish == Ended::Stop
+            && let Some(end) = self.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
+        {
+            text.truncate(end);
+        }
+        Ok(Completion {
+            item: line.item,
+            index: line.index,
+            prompt: prompt.to_owned(),
+            text,
+            tokens: line.ids.len(),
+            finish: if line.finish == Ended::Length { Finish::Length } else { Finish::Stop },
+            logp: Some(line.logp),
+            ids: line.ids,
+        })
+    }
+
+    fn judge(&self, sitting: &Sitting, completions: Vec<Completion>) -> Result<Vec<Sample>> {
+        let mut samples = grade(self.benchmark.as_ref(), &sitting.grader, &self.items, completions)?;
+        for sample in samples.iter_mut().filter(|s| sitting.must_finish && s.is_truncated() && s.verdict.correct) {
+            sample.verdict.correct = false;
+            sample.verdict.reason = "truncated".into();
+        }
+        Ok(samples)
+    }
+}
