@@ -53,6 +53,9 @@ pub struct Sample {
     pub verdict: Verdict,
     /// The reference answer it was judged against.
     pub answer: String,
+    /// Other graders that accept it where the primary one refuses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_by: Vec<String>,
 }
 
 impl Sample {
@@ -79,7 +82,7 @@ pub fn grade(
                 .get(completion.item.as_str())
                 .ok_or_else(|| Error::UnknownItem { id: completion.item.clone() })?;
             let verdict = benchmark.grade(grader, item, &completion.text);
-            Ok(Sample { verdict, answer: item.answer.clone(), completion })
+            Ok(Sample { verdict, answer: item.answer.clone(), accepted_by: Vec::new(), completion })
         })
         .collect()
 }

@@ -29,11 +29,12 @@ pub const SPREAD: f64 = 0.02;
 /// The primary grader's accuracy, then that of `others` on the same completions.
 ///
 /// `samples` are those of an evaluation with `n` a problem; their verdicts are the primary grader's, so that
-/// whatever rule was applied on top of it stands. Errors: as [`summarise`].
+/// whatever rule was applied on top of it stands; who accepts what it refuses is written to
+/// [`Sample::accepted_by`]. Errors: as [`summarise`].
 pub fn sensitivity(
     benchmark: &dyn Benchmark,
     items: &[Item],
-    samples: &[Sample],
+    samples: &mut [Sample],
     n: usize,
     primary: &dyn Grade,
     others: &[&dyn Grade],
@@ -50,6 +51,11 @@ pub fn sensitivity(
             let pairs = first.iter().zip(&graded);
             pairs.filter(|(before, after)| **before != after.verdict.correct && after.verdict.correct == now).count()
         };
+        for (sample, after) in samples.iter_mut().zip(&graded) {
+            if !sample.verdict.correct && after.verdict.correct {
+                sample.accepted_by.push(grader.name().to_owned());
+            }
+        }
         modes.push(Mode {
             name: grader.name().to_owned(),
             accuracy,
@@ -109,10 +115,12 @@ mod tests {
             ids: Vec::new(),
         };
         let completions = vec![completion("0", "it is 2"), completion("1", "4 it is")];
-        let samples = grade(&benchmark, &Ends(false), &items, completions).unwrap();
-        let modes = sensitivity(&benchmark, &items, &samples, 1, &Ends(false), &[&Ends(true)]).unwrap();
+        let mut samples = grade(&benchmark, &Ends(false), &items, completions).unwrap();
+        let modes = sensitivity(&benchmark, &items, &mut samples, 1, &Ends(false), &[&Ends(true)]).unwrap();
         assert_eq!((modes[0].accuracy.value, modes[1].accuracy.value), (0.5, 1.0));
         assert_eq!((modes[1].accepts_more, modes[1].refuses_more), (1, 0));
+        assert_eq!(samples[1].accepted_by, ["anywhere"]);
+        assert!(samples[0].accepted_by.is_empty());
         assert_eq!(spread(&modes), 0.5);
         assert_eq!(spread(&modes[..1]), 0.0);
     }

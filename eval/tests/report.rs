@@ -70,9 +70,9 @@ fn evaluated(
 ) -> (Results, Vec<Mode>, Vec<Sample>) {
     let config = GradeConfig::default();
     let (math, lenient) = (MathGrader::new(config.clone()), MathGrader::lenient(config));
-    let graded = grade(benchmark, &math, items, completions(items, samples, skill, key)).unwrap();
+    let mut graded = grade(benchmark, &math, items, completions(items, samples, skill, key)).unwrap();
     let results = summarise(items, &graded, &math, &Settings::new(samples, 0)).unwrap();
-    let modes = sensitivity(benchmark, items, &graded, samples, &math, &[&lenient]).unwrap();
+    let modes = sensitivity(benchmark, items, &mut graded, samples, &math, &[&lenient]).unwrap();
     (results, modes, graded)
 }
 

@@ -77,12 +77,12 @@ struct Decoding {
     /// Most tokens of a completion.
     #[arg(long, default_value_t = 512)]
     limit: usize,
-    /// Length in tokens that the prompts tell; nothing if not given.
-    #[arg(long, value_name = "TOKENS")]
-    told: Option<usize>,
     /// A text that ends a completion; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Length in tokens that the prompts tell; nothing if not given.
+    #[arg(long, value_name = "TOKENS")]
+    told: Option<usize>,
     /// Seed of the samples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -159,7 +159,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..ModelConfig::named(&arguments.model)
     };
     let policy = Policy::load(&model, &data)?;
-    let exams = eval::exams(&policy, &settings, &data, training.as_ref())?;
+    let exams = eval::exams(&policy, &settings, &data, training.as_ref(), arguments.decoding.told)?;
     for exam in &exams {
         super::note(&format!(
             "{}: {} problems, {} completions",
@@ -240,13 +240,13 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
         top_p: decoding.top_p,
         min_p: decoding.min_p,
         limit: Some(decoding.limit),
-        budget: decoding.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
         stop: decoding.stop.clone(),
         form: asking.form,
         shots: asking.shots,
         shots_from: asking.shots_from.clone(),
         wordings: asking.wordings,
         system: asking.system.clone(),
+        budget: decoding.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
         every: 0,
     };
     Ok(settings)

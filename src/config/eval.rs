@@ -31,9 +31,6 @@ pub struct EvalConfig {
     /// Most tokens of a completion; absent takes the largest budget of training, or 512.
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
-    /// Length that the prompts tell: none, that of the last training step, or a number of tokens. A model trained on
-    /// told lengths answers otherwise without one: report both.
-    pub budget: EvalBudget,
     /// Texts that end a completion, besides the model's own end tokens and the end of the answer in a base prompt.
     pub stop: Vec<String>,
     /// How benchmarks are asked: by the chat template, as text to be continued, or by what the checkpoint has.
@@ -47,6 +44,9 @@ pub struct EvalConfig {
     pub wordings: usize,
     /// System prompt of a benchmark's chat; absent leaves it to the chat template.
     pub system: Option<String>,
+    /// Length that the prompts tell: none, that of the last training step, or a number of tokens. A model trained on
+    /// told lengths answers otherwise without one: report both.
+    pub budget: EvalBudget,
 }
 
 /// What the prompts of a test tell about the length of an answer.
@@ -57,17 +57,6 @@ pub enum EvalBudget {
     Word(BudgetWord),
     /// This many tokens.
     Tokens(usize),
-}
-
-impl EvalBudget {
-    /// The length that prompts tell, where the last training step tells `last`.
-    pub fn told(self, last: Option<usize>) -> Option<usize> {
-        match self {
-            Self::Word(BudgetWord::None) => None,
-            Self::Word(BudgetWord::Final) => last,
-            Self::Tokens(tokens) => Some(tokens),
-        }
-    }
 }
 
 /// A budget that is not a number.
@@ -118,13 +107,13 @@ impl Default for EvalConfig {
             top_p: 1.0,
             min_p: 0.0,
             limit: None,
-            budget: EvalBudget::Word(BudgetWord::None),
             stop: Vec::new(),
             form: AskForm::default(),
             shots: None,
             shots_from: None,
             wordings: 1,
             system: None,
+            budget: EvalBudget::Word(BudgetWord::None),
         }
     }
 }

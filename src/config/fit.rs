@@ -13,8 +13,9 @@ use candlewick_algorithms::objective::{Objective, ObjectiveConfig, Reads};
 use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 
 use super::load::{Finding, nearest};
-use super::{BudgetWord, Config, EvalBudget, Kind, TrainConfig, values};
 use candlewick_algorithms::prompts::PromptsConfig;
+
+use super::{BudgetWord, Config, EvalBudget, Kind, TrainConfig, values};
 
 /// The stages of a config, built.
 struct Stages {

@@ -1,6 +1,6 @@
 //! A benchmark rendered for one model: its prompts as text and tokens, and what is doubtful about them.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candlewick_eval::benchmark::{self, Ask, Benchmark, Form, Item, Role, Shot, WORDINGS};
 use candlewick_eval::contamination::Contamination;
 use serde_json::Value;
@@ -53,19 +53,24 @@ pub(super) struct Rendered {
 /// The exams that `[eval]` names: benchmarks from the Hub (`gsm8k`) or a file (`gsm8k=FILE`), files and data sets of
 /// one's own, generated problems, or `validation`, the held-out part of `[data]`.
 ///
-/// Problems that stand in `training` are taken out. Errors: an unknown name with those there are; a record that
+/// Problems that stand in `training` are taken out. `told` is the length in tokens that every prompt tells, if any. Errors: an unknown name with those there are; a record that
 /// cannot be read, with file and line; a prompt without room for an answer; two exams of one name.
-pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Option<&Training>) -> Result<Vec<Exam>> {
+pub fn exams(
+    policy: &Policy,
+    eval: &EvalConfig,
+    data: &DataConfig,
+    training: Option<&Training>,
+    told: Option<usize>,
+) -> Result<Vec<Exam>> {
     let hub = Hub::from_env();
     let mut exams: Vec<Exam> = Vec::new();
     for name in &eval.benchmarks {
-        let mut set = set::read(name, data, &hub).with_context(|| format!("benchmark `{name}` cannot be prepared"))?;
+        let mut set = set::read(name, data, &hub)?;
         if let Some(training) = training {
             set.clean(training)?;
         }
         set.limit(eval.problems);
-        let exam =
-            Exam::render(policy, eval, &hub, set).with_context(|| format!("benchmark `{name}` cannot be prepared"))?;
+        let exam = Exam::render(policy, eval, &hub, set, told).map_err(|e| anyhow!("benchmark `{name}`: {e:#}"))?;
         ensure!(
             exams.iter().all(|other| other.name != exam.name),
             "two benchmarks are named `{}`: evaluate them apart, or rename a file",
@@ -77,7 +82,7 @@ pub fn exams(policy: &Policy, eval: &EvalConfig, data: &DataConfig, training: Op
 }
 
 impl Exam {
-    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, set: Set) -> Result<Self> {
+    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, set: Set, told: Option<usize>) -> Result<Self> {
         let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
         let mut form = match (eval.form, has_template) {
             (AskForm::Base, _) | (AskForm::Auto, false) => Form::Base,
@@ -103,7 +108,6 @@ impl Exam {
         leaked(&items, shots.as_deref())?;
         let wordings = if set.is_held_out { 1 } else { eval.wordings };
         let (mut asked, mut stop) = (Vec::new(), Vec::new());
-        let told = eval.budget.told(None);
         for wording in 0..wordings {
             let ask = Ask { form, shots: shots.clone(), wording, system: eval.system.clone() };
             let prompts = (set.entries.iter())
@@ -167,8 +171,7 @@ fn shots(benchmark: &dyn Benchmark, eval: &EvalConfig, hub: &Hub) -> Result<Opti
                 break 'files;
             }
             let (place, row) = row?;
-            let shot = benchmark.shot(&Value::Object(row), shots.len()).with_context(|| place.to_string())?;
-            shots.push(shot);
+            shots.push(benchmark.shot(&Value::Object(row), shots.len()).map_err(|e| set::at(&place, e))?);
         }
     }
     ensure!(shots.len() == wanted, "`{file}` holds {} worked examples, not {wanted}", shots.len());
@@ -205,7 +208,6 @@ fn prompt_of(prompt: benchmark::Prompt, stop: &mut Vec<String>) -> Prompt {
     }
 }
 
-/// A prompt for the model, with the length that it tells.
 fn rendered(policy: &Policy, prompt: &Prompt, id: &str, told: Option<usize>) -> Result<Rendered> {
     let told = told.map(|tokens| policy.renderer.told(prompt, tokens));
     let prompt = told.as_ref().unwrap_or(prompt);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candlewick_eval::benchmark::{self, Benchmark, Item, Jsonl};
 use candlewick_eval::contamination::{Contamination, Overlap, contamination};
 use serde_json::Value;
@@ -118,13 +118,21 @@ fn official(benchmark: Box<dyn Benchmark>, hub: &Hub) -> Result<Set> {
     records(benchmark, &format!("{dataset}:{}", source.splits.join("+")), &files)
 }
 
+/// A record's fault with the file and line where the record stands.
+pub(super) fn at(place: &data::read::Place, error: candlewick_eval::Error) -> anyhow::Error {
+    match error {
+        candlewick_eval::Error::Record { what, .. } => anyhow!("{place}: {what}"),
+        other => anyhow!("{place}: {other}"),
+    }
+}
+
 /// A benchmark's records in files.
 fn records(benchmark: Box<dyn Benchmark>, source: &str, files: &[PathBuf]) -> Result<Set> {
     let (mut entries, mut ids) = (Vec::new(), HashSet::new());
     for file in files {
         for row in data::read::rows(file)? {
             let (place, row) = row?;
-            let item = benchmark.item(&Value::Object(row), entries.len()).with_context(|| place.to_string())?;
+            let item = benchmark.item(&Value::Object(row), entries.len()).map_err(|e| at(&place, e))?;
             ensure!(ids.insert(item.id.clone()), "{place}: a second record has the id `{}`", item.id);
             entries.push((item, None));
         }

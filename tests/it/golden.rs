@@ -109,10 +109,10 @@ fn layout(input: &Value, expected: &Value) {
         assert_eq!(segment(place).map_or(-1, |s| s as i64), at("segment_ids", place).as_i64().unwrap());
         let is_target = segment(place).is_some() && segment(place) == segment(place + 1);
         assert_eq!(number(usize::from(is_target)), at("logit_position_is_a_target", place));
-        // Attention itself tells who sees whom: values that are one-hot come back as weights.
     }
     let starts: Vec<Value> = (0..pack.segments.len()).map(|s| number(pack.range(s).start)).collect();
     assert_eq!(Value::from([starts, vec![number(pack.len())]].concat()), expected["cu_seqlens"]);
+    // Attention itself tells who sees whom: values that are one-hot come back as weights.
     let n = pack.len();
     let heads = Heads { queries: 1, keys: 1, size: n, window: None, scale: 1.0 };
     let (q, v) = (Tensor::zeros((n, n), candle_core::DType::F64, &Device::Cpu).unwrap(), eye(n));

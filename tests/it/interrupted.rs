@@ -84,7 +84,7 @@ fn lines(path: &Path) -> usize {
 fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path();
-    let sets = [&SHORT[..], &["run.save_every=0"]].concat();
+    let sets = [&SHORT[..], &["run.save_every=0", "prompts.shuffle.per_step=24"]].concat();
     succeed(command(output, "whole", &sets));
     let mut child = command(output, "cut", &sets).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let metrics = output.join("cut/metrics.jsonl");

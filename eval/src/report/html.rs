@@ -55,7 +55,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 const EXPLORER: &str = r#"<section id="samples"><h2>Samples</h2>
-<form class="filters" onsubmit="return false"><label>Benchmark <select id="benchmark"></select></label><label>Show <select id="verdict"><option value="all">all samples</option><option value="right">right</option><option value="wrong">wrong</option><option value="truncated">truncated</option><option value="silent">without an answer</option><option value="gained">problems gained</option><option value="lost">problems lost</option></select></label><label class="grow">Search <input id="search" type="search" placeholder="in problem, completion, answer, reason"></label></form>
+<form class="filters" onsubmit="return false"><label>Benchmark <select id="benchmark"></select></label><label>Show <select id="verdict"><option value="all">all samples</option><option value="right">right</option><option value="wrong">wrong</option><option value="truncated">truncated</option><option value="silent">without an answer</option><option value="elsewhere">refused here, accepted by another grader</option><option value="gained">problems gained</option><option value="lost">problems lost</option></select></label><label class="grow">Search <input id="search" type="search" placeholder="in problem, completion, answer, reason"></label></form>
 <p id="count" class="quiet" aria-live="polite"></p>
 <div class="scroll"><table id="rows"><thead><tr><th>Problem</th><th>Verdict</th><th>Extracted</th><th>Reference</th><th>Reason</th><th class="number">Tokens</th></tr></thead><tbody></tbody></table></div>
 <nav class="pages"><button id="previous" type="button">Previous</button><span id="page"></span><button id="next" type="button">Next</button></nav></section>"#;
@@ -383,7 +383,28 @@ fn details(entry: &Entry, at: usize) -> String {
         let rows: Vec<Vec<String>> = std::iter::once(head).chain(results.refused.iter().map(row)).collect();
         out.push_str(&format!("<details><summary>Most frequent refused answers</summary>{}</details>", table(&rows)));
     }
+    if !entry.failures.is_empty() {
+        let failures: String = entry.failures.iter().map(failure).collect();
+        out.push_str(&format!("<details><summary>Telling failures</summary>{failures}</details>"));
+    }
     out + "</section>"
+}
+
+fn failure(sample: &Sample) -> String {
+    let extracted = sample.verdict.extracted.as_deref().unwrap_or("nothing");
+    let others = match sample.accepted_by.is_empty() {
+        true => String::new(),
+        false => format!("; accepted by {}", sample.accepted_by.join(", ")),
+    };
+    format!(
+        "<p>Problem {}: <code>{}</code> for <code>{}</code>, {}{}</p><pre>{}</pre>",
+        escape(&sample.completion.item),
+        escape(extracted),
+        escape(&sample.answer),
+        escape(&sample.verdict.reason.replace('_', " ")),
+        escape(&others),
+        escape(&sample.completion.text)
+    )
 }
 
 /// The same completions under each grader.
@@ -436,7 +457,7 @@ fn sample_data(report: &Report, samples: &[Vec<Sample>]) -> Result<String> {
             rows.push(json!({
                 "b": entry.data.benchmark, "i": completion.item, "n": completion.index, "p": completion.prompt, "t": completion.text,
                 "k": completion.tokens, "c": sample.is_truncated(), "r": sample.verdict.correct, "e": sample.verdict.extracted,
-                "a": sample.answer, "w": sample.verdict.reason.replace('_', " "), "m": sample.verdict.method, "l": completion.logp,
+                "a": sample.answer, "w": sample.verdict.reason.replace('_', " "), "m": sample.verdict.method, "o": sample.accepted_by, "l": completion.logp,
             }));
         }
     }

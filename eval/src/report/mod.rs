@@ -129,14 +129,15 @@ fn warnings(data: &Data, protocol: &Protocol, results: &Results, modes: &[Mode])
     warnings
 }
 
-/// The most telling failures, at most `limit`, one a problem: lost against the base first, then refused with an
-/// answer, then truncated, then without an answer; in the order of `samples` within each kind.
+/// The most telling failures, at most `limit`, one a problem: lost against the base first, then what another grader
+/// accepts, then refused with an answer, then truncated, then without an answer; in the order of `samples` within each kind.
 pub fn failures(samples: &[Sample], lost: &[String], limit: usize) -> Vec<Sample> {
     let rank = |sample: &Sample| match sample {
         sample if lost.contains(&sample.completion.item) => 0,
-        sample if sample.is_truncated() => 2,
-        sample if sample.verdict.extracted.is_none() => 3,
-        _ => 1,
+        sample if !sample.accepted_by.is_empty() => 1,
+        sample if sample.is_truncated() => 3,
+        sample if sample.verdict.extracted.is_none() => 4,
+        _ => 2,
     };
     let mut wrong: Vec<&Sample> = samples.iter().filter(|sample| !sample.verdict.correct).collect();
     wrong.sort_by_key(|sample| rank(sample));

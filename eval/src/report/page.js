@@ -22,6 +22,7 @@
     wrong: (s) => !s.r,
     truncated: (s) => s.c,
     silent: (s) => s.e === null,
+    elsewhere: (s) => s.o.length > 0,
     gained: (s) => gained[s.b].has(s.i),
     lost: (s) => lost[s.b].has(s.i),
   };
@@ -36,7 +37,9 @@
     [["Prompt", s.p], ["Completion", s.t]].forEach(([title, text]) => cell.append(make("h4", title), make("pre", text)));
     const facts = make("dl");
     [["Extracted", s.e === null ? "nothing" : s.e], ["Reference", s.a], ["Compared as", s.m], ["Reason", s.w || "right"],
+     ["Accepted by", s.o.join(", ")],
      ["Finish", s.c ? "cut at the token limit" : "ended by itself"], ["Log-probability", s.l === null ? "not kept" : s.l.toFixed(2)]]
+      .filter(([, text]) => text !== "")
       .forEach(([name, text]) => { const one = make("div"); one.append(make("dt", name), make("dd", text)); facts.append(one); });
     cell.append(facts);
     row.append(cell);
