@@ -98,7 +98,8 @@ fn weights_name_rewards_that_have_a_section() {
 
 #[test]
 fn who_asks_for_a_verdict_must_get_one() {
-    let text = ONLINE.replace("[reward.math]", "[reward.length]").replace("[advantage.group]", "[advantage.psr]");
+    let text = ONLINE.replace("[reward.math]", "[reward.length]\ntarget = 9");
+    let text = text.replace("[advantage.group]", "[advantage.psr]");
     assert!(refused(&text, &[]).starts_with("`advantage.psr` must know which completions are right: no binary reward"));
     assert!(refused(ONLINE, &["reward.verdict=format"]).contains("`format`, which is not configured"));
 }

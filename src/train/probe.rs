@@ -271,16 +271,14 @@ fn open(path: &Path, header: &Header) -> Result<(File, BTreeMap<String, Record>)
     let mut text = String::new();
     file.read_to_string(&mut text).with_context(|| format!("{} cannot be read", path.display()))?;
     let whole = text.rfind('\n').map_or(0, |at| at + 1);
-    file.set_len(whole as u64).with_context(cannot)?;
-    file.seek(SeekFrom::End(0)).with_context(cannot)?;
     if whole == 0 {
-        ensure!(
-            text.is_empty() || text.starts_with("{\"probe\""),
-            "{} is not a file of a probe: choose another `--output`",
-            path.display()
-        );
+        let is_ours = text.is_empty() || text.starts_with("{\"probe\"");
+        ensure!(is_ours, "{} is not a file of a probe: choose another `--output`", path.display());
         let line = serde_json::to_string(&First { probe: header.clone() })? + "\n";
-        file.write_all(line.as_bytes()).with_context(cannot)?;
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.write_all(line.as_bytes()))
+            .with_context(cannot)?;
         return Ok((file, BTreeMap::new()));
     }
     let (found, records) = parse(path, &text[..whole])?;
@@ -291,6 +289,8 @@ fn open(path: &Path, header: &Header) -> Result<(File, BTreeMap<String, Record>)
             serde_json::to_string(&found)?
         );
     }
+    // Only now is it known to be ours.
+    file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).with_context(cannot)?;
     Ok((file, records))
 }
 

@@ -127,11 +127,15 @@ fn micro_batches_change_nothing_in_a_whole_update() {
         ("entropy bonus", json!({"loss": "dapo", "entropy_coef": 0.01})),
         ("top entropy", json!({"loss": "dapo", "top_entropy_quantile": 0.3})),
         ("sft", json!(null)),
+        ("real", json!({})),
+        ("adpo", json!({"tau": 2.0, "beta_anchor_kl": 0.1})),
     ];
     for (name, settings) in objectives {
-        let mut objective = match settings.is_null() {
-            true => serde_json::from_value::<ObjectiveConfig>(json!({"sft": {}})).unwrap().build().unwrap(),
-            false => grpo(settings),
+        let named = |settings| serde_json::from_value::<ObjectiveConfig>(json!({ name: settings })).unwrap();
+        let mut objective = match name {
+            "sft" => named(json!({})).build().unwrap(),
+            "real" | "adpo" => named(settings).build().unwrap(),
+            _ => grpo(settings),
         };
         let mut batch = off_policy(&policy);
         objective.prepare(&mut batch).unwrap();

@@ -171,6 +171,8 @@ struct Step {
     drawn: BTreeSet<PromptId>,
     /// Pairs of the newest draw, hard prompt first.
     pairs: Vec<[PromptId; 2]>,
+    /// Number of the newest draw's first pair in the step.
+    first: usize,
     /// Pairs kept so far.
     kept: usize,
     /// Prompts that were only measured.
@@ -323,6 +325,7 @@ impl Prompts for Pairs {
         }
         let is_midrange = |id: &PromptId| self.side_now(*id, &success.get(*id)).is_none();
         self.step.midrange += hard.iter().chain(&easy).filter(|id| is_midrange(id)).count();
+        self.step.first += self.step.pairs.len();
         self.step.pairs = hard.into_iter().zip(easy).map(|(h, e)| [h, e]).collect();
         for &[h, e] in &self.step.pairs {
             for (id, side) in [(h, Side::Hard), (e, Side::Easy)] {
@@ -356,7 +359,7 @@ impl Prompts for Pairs {
             for (number, pair) in self.step.pairs.iter().enumerate() {
                 if let Some(side) = pair.iter().position(|id| *id == draw.group[i]) {
                     draw.role[i] = if side == 0 { Role::Hard } else { Role::Easy };
-                    draw.pair[i] = Some(self.step.kept + number);
+                    draw.pair[i] = Some(self.step.first + number);
                 }
             }
         }

@@ -68,6 +68,23 @@ fn a_pair_without_any_difference_is_refused_as_a_whole() {
 }
 
 #[test]
+fn pairs_of_one_step_have_numbers_of_their_own_whatever_was_refused() {
+    let success = known(&[1, 2, 1, 15, 14, 15]);
+    let mut stage = Pairing { pairs: 2, ..Pairing::default() }.build().unwrap();
+    let numbers = |stage: &dyn Prompts, ids: &[PromptId]| {
+        let mut batch = draw(ids, &vec![1; ids.len()]);
+        stage.tag(&mut batch);
+        (0..ids.len()).map(|g| batch.pair[4 * g].unwrap()).collect::<Vec<_>>()
+    };
+    let chosen = choose(stage.as_mut(), &success, 4);
+    let first = numbers(stage.as_ref(), &chosen);
+    stage.accept(&draw(&chosen, &[0, 4, 1, 4])).unwrap();
+    let again = choose(stage.as_mut(), &success, 2);
+    let second = numbers(stage.as_ref(), &again);
+    assert_eq!((first, second), (vec![0, 0, 1, 1], vec![2, 2]));
+}
+
+#[test]
 fn midrange_prompts_fill_a_short_side_only_when_asked_and_are_counted() {
     let success = known(&[1, 15, 6, 11]);
     let settings = Pairing { pairs: 2, fallback: Fallback::Midrange, ..Pairing::default() };
