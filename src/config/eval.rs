@@ -41,7 +41,7 @@ pub struct EvalConfig {
     /// File whose first records are the worked examples; absent takes examples of our own.
     pub shots_from: Option<String>,
     /// Wordings of the instruction to test under, 1 to 6: mean, worst and spread are reported. Chats only.
-    #[schemars(range(min = 1, max = 6))]
+    #[schemars(range(min = 1))]
     pub wordings: usize,
     /// System prompt of a benchmark's chat; absent leaves it to the chat template.
     pub system: Option<String>,
