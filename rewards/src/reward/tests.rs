@@ -189,7 +189,7 @@ fn doubtful_data_are_told_by_the_reward_that_minds() {
         Rewards::new(&config(serde_json::json!({ "math": {}, "repetition": {}, "code": {} })).unwrap()).unwrap();
     let mut item = Item { answer: Some("18".into()), ..Item::default() };
     item.meta.insert("tests".into(), serde_json::json!(["assert True"]));
-    assert_eq!(rewards.doubts(&item), []);
+    assert!(rewards.doubts(&item).is_empty());
     let doubts = rewards.doubts(&Item { answer: Some(r"\frac{1}{".into()), ..Item::default() });
     assert_eq!(doubts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["math", "code"]);
     assert!(doubts[0].1.contains("cannot be read"), "{doubts:?}");
