@@ -95,7 +95,7 @@ struct Decoding {
     #[arg(long, default_value_t = eval::sit::ROWS)]
     rows: usize,
     #[command(flatten)]
-    soft: super::soft::Arguments,
+    soft: super::soft::Thinking,
 }
 
 #[derive(clap::Args)]

@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
     #[command(flatten)]
-    soft: super::soft::Arguments,
+    soft: super::soft::Thinking,
 }
 
 /// Prints the answer as it is made.

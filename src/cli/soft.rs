@@ -9,7 +9,7 @@ use super::Usage;
 /// Soft thinking: mixtures of tokens until the end marker, then tokens.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Soft thinking")]
-pub(crate) struct Arguments {
+pub(crate) struct Thinking {
     /// Think in mixtures of tokens: `gumbel` and `dirichlet` are random, `vanilla` is not.
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["gumbel", "dirichlet", "vanilla"]))]
     soft: Option<String>,
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     cold_stop_steps: usize,
 }
 
-impl Arguments {
+impl Thinking {
     /// The settings, with the temperature and truncation of `tokens` in both phases; `None` without `--soft`.
     pub(crate) fn config(&self, tokens: &DiscreteConfig) -> Result<Option<SoftConfig>, Usage> {
         let mode = match self.soft.as_deref() {

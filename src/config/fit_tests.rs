@@ -237,7 +237,7 @@ fn distillation_needs_a_teacher_and_takes_either_source() {
 
 #[test]
 fn resrl_needs_a_verdict() {
-    let text = ONLINE.replace("[reward.math]", "[reward.length]");
+    let text = ONLINE.replace("[reward.math]", "[reward.length]\ntarget = 9");
     assert!(refused(&text, &["credit.resrl={}"]).starts_with("`credit.resrl` must know which completions are right"));
 }
 

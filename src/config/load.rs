@@ -361,25 +361,23 @@ pub fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
 
 /// Where a key of this very name stands, if it stands somewhere else in the config.
 fn elsewhere(key: &str) -> Option<String> {
-    fn search(shape: Shape, key: &str, path: &mut Vec<&'static str>) -> Option<String> {
+    fn search(shape: Shape, key: &str, path: &mut Vec<&'static str>, nearest: &mut Option<Vec<&'static str>>) {
         let children: Vec<(&'static str, Option<Shape>)> = match shape.form() {
             Form::Table(keys) => keys.iter().map(|k| (k.name, Some(k.shape))).collect(),
             Form::Choice(variants) => variants.iter().map(|v| (v.name, v.settings)).collect(),
-            _ => return None,
+            _ => return,
         };
-        for (name, child) in children {
+        for (name, child) in children.into_iter().filter_map(|(name, child)| Some((name, child?))) {
             path.push(name);
-            let found = match child {
-                Some(_) if name == key => Some(path.join(".")),
-                Some(child) => search(child, key, path),
-                None => None,
-            };
-            if found.is_some() {
-                return found;
+            if name != key {
+                search(child, key, path, nearest);
+            } else if nearest.as_ref().is_none_or(|found| found.len() > path.len()) {
+                *nearest = Some(path.clone());
             }
             path.pop();
         }
-        None
     }
-    search(Shape::root(), key, &mut Vec::new())
+    let mut nearest = None;
+    search(Shape::root(), key, &mut Vec::new(), &mut nearest);
+    nearest.map(|path| path.join("."))
 }

@@ -46,7 +46,7 @@ fn checkpoints_that_cannot_be_used_are_told() {
     fails(&folder, &[], &["has no `model.safetensors` or index of shards"]);
     let index = r#"{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}"#;
     std::fs::write(model.join("model.safetensors.index.json"), index).unwrap();
-    fails(&folder, &[], &["shard `model-00001-of-00002.safetensors`", "is missing"]);
+    fails(&folder, &[], &["has no shard `model-00001-of-00002.safetensors`, which its index names"]);
     std::fs::write(model.join("model-00001-of-00002.safetensors"), &bytes).unwrap();
     std::fs::write(model.join("config.json"), "{").unwrap();
     fails(&folder, &[], &["config.json", "not valid JSON"]);

@@ -17,7 +17,7 @@ pub enum SftAggregation {
     SequenceMean,
 }
 
-/// The loss of a token.
+/// What a token of the completion costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SftLoss {

@@ -63,7 +63,7 @@ impl Softening {
 /// teacher. The ends are special-cased, not limits: the divergence goes to 0 as beta nears 0 or 1, unless
 /// `jsd_rescale` divides it by beta (1 - beta).
 /// Gradient at the student's logits: [q_j (h_j - sum q h)] / T with h = dD/dq: forward -p/q, reverse
-/// ln q - ln p, between (1 - beta)(ln q - ln m). The factor T^2 of Hinton's mixing belongs to the loss.
+/// ln q - ln p + 1 (the 1 cancels unless outcomes are left out), between (1 - beta)(ln q - ln m). The factor T^2 of Hinton's mixing belongs to the loss.
 /// 0 ln 0 = 0; reverse is infinite where p = 0 < q.
 /// Source: GKD, arXiv 2306.13649, and TRL's `generalized_jsd_loss`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,7 +120,7 @@ impl Divergence {
             return (times(o.p, o.ln_p - o.ln_q), if o.p == 0.0 { 0.0 } else { -o.p / o.q });
         }
         if self.beta == 1.0 {
-            return (times(o.q, o.ln_q - o.ln_p), o.ln_q - o.ln_p);
+            return (times(o.q, o.ln_q - o.ln_p), o.ln_q - o.ln_p + 1.0);
         }
         let ln_m = (self.beta * o.p + (1.0 - self.beta) * o.q).ln();
         let scale = if self.jsd_rescale { 1.0 / (self.beta * (1.0 - self.beta)) } else { 1.0 };
