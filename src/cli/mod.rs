@@ -47,6 +47,8 @@ pub(crate) struct Arguments {
 
 /// What the program can do.
 #[derive(clap::Subcommand)]
+// A command line is parsed once.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),

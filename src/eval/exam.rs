@@ -108,7 +108,7 @@ impl Exam {
         leaked(&items, shots.as_deref())?;
         let wordings = if set.is_held_out { 1 } else { eval.wordings };
         let (mut asked, mut stop) = (Vec::new(), Vec::new());
-        for wording in 0..wordings {
+        for (wording, instruction) in WORDINGS.iter().enumerate().take(wordings) {
             let ask = Ask { form, shots: shots.clone(), wording, system: eval.system.clone() };
             let prompts = (set.entries.iter())
                 .map(|(item, own)| match own {
@@ -117,7 +117,7 @@ impl Exam {
                 })
                 .collect::<Result<Vec<_>>>()?;
             let has_instruction = form == Form::Chat && !set.is_held_out;
-            let instruction = if has_instruction { WORDINGS[wording].to_owned() } else { String::new() };
+            let instruction = if has_instruction { (*instruction).to_owned() } else { String::new() };
             asked.push(Asked { instruction, prompts });
         }
         let own_shots = if form == Form::Base && !set.is_held_out { set.benchmark.shots().len() } else { 0 };

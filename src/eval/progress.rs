@@ -57,7 +57,7 @@ impl Progress {
     pub(super) fn token(&mut self) {
         self.tokens += 1;
         let pause = if self.bar.is_some() { Duration::from_millis(200) } else { PAUSE };
-        if self.tokens % 64 == 0 && self.told.elapsed() >= pause {
+        if self.tokens.is_multiple_of(64) && self.told.elapsed() >= pause {
             self.tell();
         }
     }

@@ -19,8 +19,7 @@ fn verdicts_stand_in_the_order_of_the_lines() {
     let done = folder.run(&["grade", "pairs.jsonl", "--out", "verdicts.jsonl", "--modes"]);
     assert_eq!((done.status, done.stderr.as_str()), (0, ""));
     assert!(done.stdout.starts_with("2 of 4 right, 50.0 %; "), "{}", done.stdout);
-    for part in
-        ["wrong because", "different", "no_answer", "right by", "refused most often", "8 for gold 7", "slowest"]
+    for part in ["wrong because", "different", "no_answer", "right by", "refused most often", "8 for gold 7", "slowest"]
     {
         assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
     }

@@ -13,7 +13,7 @@ use super::{ConfigError, Item, Models, Reward, RewardError, RewardSection};
 /// An item has `id`, `question`, `prompt`, `completion`, `answer`, `completion_tokens`, `is_truncated`, `told`, `verdict`
 /// and `meta` with every other column of the data. A score is a number, or null, or `{"error": "why"}`: then it is
 /// missing, and counted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Address of the service.
@@ -25,12 +25,6 @@ pub struct HttpConfig {
     pub batch: Option<usize>,
     /// How the service is asked.
     pub service: ServiceConfig,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        HttpConfig { url: String::new(), is_binary: false, batch: None, service: ServiceConfig::default() }
-    }
 }
 
 impl RewardSection for HttpConfig {

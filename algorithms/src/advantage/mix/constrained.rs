@@ -104,7 +104,7 @@ impl Constrained {
             let why = "name a reward and the value to keep it at, such as thresholds = { length = 0.8 }";
             return Err(Error::config(format!("{key}.thresholds"), "{}", why));
         }
-        for (name, theta) in self.thresholds.iter().filter(|(_, theta)| !theta.is_finite()) {
+        if let Some((name, theta)) = self.thresholds.iter().find(|(_, theta)| !theta.is_finite()) {
             return Err(Error::config(format!("{key}.thresholds.{name}"), theta, "a threshold is a finite number"));
         }
         positive(&format!("{key}.learning_rate"), self.learning_rate)?;

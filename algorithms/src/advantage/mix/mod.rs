@@ -327,11 +327,11 @@ mod tests {
         Outcome::Step { step: 0, is_accepted, entropy: None, accuracy: None, tokens: None }
     }
 
+    /// What [`view`] takes.
+    pub(super) type Columns = (Vec<Vec<Option<f64>>>, Vec<Range<usize>>, Vec<f64>);
+
     /// Scores [N,K] from columns, groups of one size, and equal weights.
-    pub(super) fn column_major(
-        columns: &[&[f64]],
-        size: usize,
-    ) -> (Vec<Vec<Option<f64>>>, Vec<Range<usize>>, Vec<f64>) {
+    pub(super) fn column_major(columns: &[&[f64]], size: usize) -> Columns {
         let n = columns[0].len();
         let scores = (0..n).map(|i| columns.iter().map(|column| Some(column[i])).collect()).collect();
         (scores, (0..n / size).map(|g| g * size..(g + 1) * size).collect(), vec![1.0; columns.len()])
