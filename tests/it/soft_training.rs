@@ -107,7 +107,10 @@ fn soft_runs_report_what_their_steps_were() {
     let sets: Vec<&str> = sets.iter().chain(&SOFT).copied().collect();
     run.train(QUICKSTART, "soft", &sets);
     let of = |name: &str| metrics(&run, "soft", &format!("objective/soft_grpo/{name}"))[0];
-    assert_eq!((of("soft_fraction"), of("open_fraction")), (1.0, 1.0));
+    // A completion may end its thinking by itself.
+    for name in ["soft_fraction", "open_fraction"] {
+        assert!(of(name) > 0.7 && of(name) <= 1.0, "{name}: {}", of(name));
+    }
     assert!(of("weight_max") > 0.5 && of("weight_max") <= 1.0 && of("active_slots") >= 1.0);
     assert!((of("soft_ratio") - 1.0).abs() < 0.05, "one step of a small rate moves ratios little");
 }
