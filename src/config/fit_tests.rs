@@ -154,12 +154,12 @@ fn impossible_values_are_refused_with_their_rule() {
         ("eval.min_p=1.0", "below 1"),
         ("eval.stop=['']", "empty text"),
         ("eval.wordings=7", "there are 1 to 6"),
-        ("eval.samples=0", "at least"),
+        ("eval.samples=0", ">= 1"),
         ("model.lora.alpha=0.0", "above 0"),
         ("model.lora.targets=[]", "at least one projection"),
         ("run.name=../elsewhere", "not a path"),
         ("rollout.discrete.stop=['']", "empty text"),
-        ("prompts.shuffle.per_step=0", "at least"),
+        ("prompts.shuffle.per_step=0", "1"),
     ] {
         let message = refused(ONLINE, &[set]);
         assert!(message.contains(rule), "{set}: {message}");

@@ -135,8 +135,8 @@ fn budgets_and_pairs_learn_from_measured_rates() {
     // At first: later the hard prompts are learnt, and their successes no longer rare.
     let pairs = rows(&run.folder("pairing"))[..3].to_vec();
     let (rare, common) = (
-        mean(&pairs, "advantage/pairing/hard_rare_advantage"),
-        mean(&pairs, "advantage/pairing/hard_common_advantage"),
+        mean(&pairs, "advantage/hard_rare_advantage"),
+        mean(&pairs, "advantage/hard_common_advantage"),
     );
     assert!(rare > common, "rare successes carry more: {rare} against {common}");
 }

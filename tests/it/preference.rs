@@ -122,14 +122,15 @@ fn kto_parts_good_from_bad_answers() {
     let run = Run::new();
     let margin = |name: &str, flipped: &str| {
         let flipped = format!("data.generated.pairs.flipped={flipped}");
-        let sets: Vec<&str> = SHORT.iter().copied().chain([flipped.as_str()]).collect();
-        run.train("kto", name, &sets);
+        let short = ["data.generated.count=960", "data.validation=20", "eval.benchmarks=[]", flipped.as_str()];
+        run.train("kto", name, &short);
         let rows = run.metrics(name);
-        let last = &rows[rows.len() - 5..];
-        last.iter().filter_map(|r| r["objective/kto/reward_margin"].as_f64()).sum::<f64>() / 5.0
+        let last: Vec<f64> =
+            rows[rows.len() / 2..].iter().filter_map(|r| r["objective/kto/reward_margin"].as_f64()).collect();
+        last.iter().sum::<f64>() / last.len() as f64
     };
     let (learned, shuffled) = (margin("learns", "0.0"), margin("shuffled", "0.5"));
-    assert!(learned > shuffled + 0.01, "{learned} with true labels, {shuffled} with shuffled ones");
+    assert!(learned > shuffled + 0.05, "{learned} with true labels, {shuffled} with shuffled ones");
 }
 
 /// Weights, moments and labels of a run that is stopped and resumed are those of one that is not; the reference's
