@@ -134,10 +134,8 @@ fn budgets_and_pairs_learn_from_measured_rates() {
     assert!(dual <= 20.0 * 256.0, "the run's budget holds: {dual}");
     // At first: later the hard prompts are learnt, and their successes no longer rare.
     let pairs = rows(&run.folder("pairing"))[..3].to_vec();
-    let (rare, common) = (
-        mean(&pairs, "advantage/hard_rare_advantage"),
-        mean(&pairs, "advantage/hard_common_advantage"),
-    );
+    let (rare, common) =
+        (mean(&pairs, "advantage/hard_rare_advantage"), mean(&pairs, "advantage/hard_common_advantage"));
     assert!(rare > common, "rare successes carry more: {rare} against {common}");
 }
 
