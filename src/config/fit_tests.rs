@@ -159,7 +159,7 @@ fn impossible_values_are_refused_with_their_rule() {
         ("model.lora.targets=[]", "at least one projection"),
         ("run.name=../elsewhere", "not a path"),
         ("rollout.discrete.stop=['']", "empty text"),
-        ("prompts.shuffle.per_step=0", "1"),
+        ("prompts.shuffle.per_step=0", "at least"),
     ] {
         let message = refused(ONLINE, &[set]);
         assert!(message.contains(rule), "{set}: {message}");
