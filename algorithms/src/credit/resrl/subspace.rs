@@ -13,7 +13,7 @@ const EXACT_UP_TO: usize = 128;
 /// Directions of the randomised search beyond those wanted.
 const OVERSAMPLING: usize = 10;
 /// Power steps of the randomised search, with an orthonormal basis after every product.
-const POWER_STEPS: usize = 2;
+const POWER_STEPS: usize = 4;
 
 /// A centre and k orthonormal directions.
 pub struct Subspace {
