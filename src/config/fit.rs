@@ -9,7 +9,7 @@ use std::path::Path;
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::advantage::Advantage;
 use candlewick_algorithms::credit::Credit;
-use candlewick_algorithms::objective::{Objective, ObjectiveConfig, Reads};
+use candlewick_algorithms::objective::{Objective, ObjectiveConfig, Reads, Rows};
 use candlewick_algorithms::row::soft::mix::Mode;
 use candlewick_rewards::{ConfigError, Rewards, RewardsConfig};
 
@@ -31,10 +31,16 @@ struct Stages {
 pub(super) fn check(config: &Config) -> Vec<Finding> {
     let mut findings = values::check(config);
     let Some(stages) = build(config, &mut findings) else { return findings };
-    if is_online(stages.reads) || (stages.objective.takes_any_source() && config.rollout.is_some()) {
+    let samples = config.prompts.is_some() || config.budget.is_some() || config.rollout.is_some();
+    let is_online = match stages.objective.takes_any_source() {
+        true => samples,
+        false => is_online(stages.reads),
+    };
+    if is_online {
         online(config, &stages, &mut findings);
     } else {
         offline(config, &mut findings);
+        findings.extend(stages.objective.refuses_given_examples().iter().map(impossible));
     }
     data(config, &mut findings);
     reference(config, &stages, &mut findings);
@@ -448,8 +454,34 @@ fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
             "`model.reference.revision` repeats `model.revision`: remove it",
         ));
     }
+    if reference.sync_steps.is_some() {
+        moving(config, findings);
+    }
     if let Some(path) = reference.path.as_ref().filter(|p| p.ends_with(".gguf")) {
         gguf(path, reference.revision.is_some(), findings);
+    }
+}
+
+/// A reference that follows the policy has its weights, all of them.
+fn moving(config: &Config, findings: &mut Vec<Finding>) {
+    let mut refuse = |message: &str, help: &str| {
+        findings.push(Finding {
+            help: Some(help.to_owned()),
+            is_key: false,
+            ..Finding::at("model.reference.sync_steps", message.to_owned())
+        });
+    };
+    if config.model.reference.as_ref().is_some_and(|r| r.path.is_some()) {
+        refuse(
+            "a reference that moves towards the policy starts as the policy's own checkpoint",
+            "remove `model.reference.path`",
+        );
+    }
+    if config.model.lora.is_some() {
+        refuse(
+            "a reference that moves towards the policy needs full fine-tuning: an adapter leaves the base where it is",
+            "remove [model.lora]",
+        );
     }
 }
 
@@ -474,7 +506,7 @@ fn has_held_out_pairs(config: &Config) -> bool {
     let takes_pairs = config
         .objective
         .build()
-        .is_ok_and(|o| matches!(o.rows(), candlewick_algorithms::objective::Rows::Pairs { .. }));
+        .is_ok_and(|o| matches!(o.rows(), Rows::Pairs { .. } | Rows::Lists) && config.rollout.is_none());
     takes_pairs && config.data.validation.is_some()
 }
 

@@ -81,7 +81,7 @@ impl Default for LoraConfig {
     }
 }
 
-/// A frozen model to measure the policy against.
+/// A model to measure the policy against; frozen, unless it is told to follow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceConfig {
@@ -91,6 +91,28 @@ pub struct ReferenceConfig {
     /// Branch, tag or commit on the Hub; absent takes `main`.
     #[serde(default)]
     pub revision: Option<String>,
+    /// Steps after each of which the reference moves towards the policy (TR-DPO, arXiv 2404.09656; the moving-average anchor of
+    /// ADPO with 1); absent leaves it where it is. A reference that moves is the policy's own checkpoint, not another `path`.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub sync_steps: Option<usize>,
+    /// Weight of the policy in the move, reference = alpha policy + (1 - alpha) reference: 1 copies the policy, 0.01 is a slow average.
+    #[serde(default = "ReferenceConfig::mixup_alpha")]
+    #[schemars(range(min = 0, max = 1))]
+    pub mixup_alpha: f64,
+}
+
+impl ReferenceConfig {
+    /// TRL's.
+    fn mixup_alpha() -> f64 {
+        0.6
+    }
+}
+
+impl Default for ReferenceConfig {
+    fn default() -> Self {
+        Self { path: None, revision: None, sync_steps: None, mixup_alpha: Self::mixup_alpha() }
+    }
 }
 
 /// A choice that may be left to the program.

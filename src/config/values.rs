@@ -67,6 +67,17 @@ fn model(config: &Config, values: &mut Values) {
     if config.model.path.is_empty() {
         values.refuse("model.path", "`model.path` is empty: name a folder with a checkpoint, or one on the Hub");
     }
+    if let Some(reference) = &config.model.reference {
+        let alpha = reference.mixup_alpha;
+        let rule = "a share lies above 0 and up to 1";
+        values.require("model.reference.mixup_alpha", alpha, alpha > 0.0 && alpha <= 1.0, rule);
+        if reference.sync_steps == Some(0) {
+            values.refuse(
+                "model.reference.sync_steps",
+                "`model.reference.sync_steps` = 0 is never: remove it, or set 1 or more",
+            );
+        }
+    }
     let Some(lora) = &config.model.lora else { return };
     values.require("model.lora.alpha", lora.alpha, lora.alpha > 0.0, "the adapter would do nothing: set it above 0");
     let is_share = (0.0..1.0).contains(&lora.dropout);

@@ -1,7 +1,7 @@
 //! From a row's fields to an [`Example`].
 //!
 //! Known without configuration: TRL's forms (`prompt`, `completion`, `chosen`, `rejected`,
-//! `messages`, `text`; plain or conversational), GSM8K (`question`, and `answer` ending in
+//! `messages`, `text`; plain or conversational), lists (`prompt`, `candidates` and one of `scores`, `probs`, `ranks`), GSM8K (`question`, and `answer` ending in
 //! `#### 72`), MATH (`problem`, `solution`, `answer`), SVAMP (`Body`, `Question`, `Answer`) and
 //! instructions (`instruction`, `input`). Everything else is told by [`Columns`].
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 
 use super::dialogue;
 use super::read::kind;
-use super::{DataConfig, Example, Message, Problem, Prompt, Reply, conversation_text};
+use super::{DataConfig, Example, Message, Problem, Prompt, Reply, Worth, conversation_text};
 
 /// Names of the fields, where they differ from the usual ones. A dot enters an object:
 /// `reward_model.ground_truth`.
@@ -31,6 +31,14 @@ pub struct Columns {
     pub chosen: Option<String>,
     /// The worse reply of a pair. Usually `rejected`.
     pub rejected: Option<String>,
+    /// A list of replies to one prompt. Usually `candidates`.
+    pub candidates: Option<String>,
+    /// Scores of the candidates, larger is better. Usually `scores`.
+    pub scores: Option<String>,
+    /// Probabilities of the candidates, such as shares of raters. Usually `probs`.
+    pub probs: Option<String>,
+    /// Ranks of the candidates, 1 for the best. Usually `ranks`.
+    pub ranks: Option<String>,
     /// Whether an answer is good (true or false), or the share of raters who preferred `chosen`. Usually `label`.
     pub label: Option<String>,
     /// By how much `chosen` is better, for reward models. Usually `margin`.
@@ -147,6 +155,9 @@ impl<'a> RowReader<'a> {
             }
             bail!("no prompt, problem, messages or text among the fields {}: name them in [data.columns]", row.names());
         };
+        if let Some((name, candidates)) = row.take(&names.candidates, &["candidates"], "candidates")? {
+            return self.ranked(row, id, (prompt, text), candidates, &name);
+        }
         let mut answer = row.answer(&names.answer)?;
         let mut completion = match row.take(&names.completion, &COMPLETION, "completion")? {
             Some((name, value)) => Some((name.clone(), reply(first_of(value), &name)?)),
@@ -297,6 +308,71 @@ impl<'a> RowReader<'a> {
             }
             _ => bail!("`chosen` and `rejected` must both be text or both be messages"),
         }
+    }
+
+    /// Several replies to one prompt. Errors: fewer than two, no values or other than one a reply, values that cannot be.
+    fn ranked(
+        &self,
+        mut row: Fields,
+        id: String,
+        (prompt, text): (Prompt, String),
+        candidates: Json,
+        name: &str,
+    ) -> Result<Example> {
+        let Json::Array(candidates) = candidates else {
+            bail!("field `{name}` must be a list of replies, found {}", kind(&candidates));
+        };
+        if candidates.len() < 2 {
+            bail!("field `{name}` has {} replies: nothing can be compared with fewer than 2", candidates.len());
+        }
+        let candidates: Result<Vec<Reply>> =
+            (candidates.into_iter()).map(|candidate| in_form_of(&prompt, reply(candidate, name)?)).collect();
+        let candidates = candidates.with_context(|| format!("field `{name}` does not fit the prompt"))?;
+        let worth = self.worth(&mut row, candidates.len())?;
+        let answer = row.answer(&self.columns.answer)?;
+        Ok(Example::Ranked { problem: Problem { id, prompt, text, answer, meta: row.map }, candidates, worth })
+    }
+
+    /// What `count` candidates are worth.
+    fn worth(&self, row: &mut Fields, count: usize) -> Result<Worth> {
+        let names = self.columns;
+        let mut found = Vec::new();
+        let kinds: [(&Option<String>, &str, fn(Vec<f64>) -> Worth); 3] = [
+            (&names.scores, "scores", Worth::Scores),
+            (&names.probs, "probs", Worth::Probs),
+            (&names.ranks, "ranks", Worth::Ranks),
+        ];
+        for (named, usual, made) in kinds {
+            let Some((name, value)) = row.take(named, &[usual], usual)? else { continue };
+            let values: Vec<f64> = serde_json::from_value(value)
+                .map_err(|error| anyhow::anyhow!("field `{name}` must be a list of numbers: {error}"))?;
+            if values.len() != count {
+                bail!("field `{name}` has {} values for {count} candidates", values.len());
+            }
+            found.push((name, made(values)));
+        }
+        let Some((name, worth)) = found.pop() else {
+            bail!("the candidates have no `scores`, `probs` or `ranks`: name the field in [data.columns]");
+        };
+        if let Some((other, _)) = found.pop() {
+            bail!("both `{other}` and `{name}` say what the candidates are worth: keep one");
+        }
+        let is_possible = match &worth {
+            Worth::Scores(values) => values.iter().all(|v| v.is_finite()),
+            Worth::Probs(values) => {
+                values.iter().all(|v| (0.0..=1.0).contains(v)) && (values.iter().sum::<f64>() - 1.0).abs() < 1e-3
+            }
+            Worth::Ranks(values) => values.iter().all(|v| v.fract() == 0.0 && (1.0..=count as f64).contains(v)),
+        };
+        let what = match &worth {
+            Worth::Scores(_) => "finite numbers".to_owned(),
+            Worth::Probs(_) => "from 0 to 1 and sum to 1".to_owned(),
+            Worth::Ranks(_) => format!("whole numbers from 1 to {count}"),
+        };
+        if !is_possible {
+            bail!("field `{name}` = {:?}: its values must be {what}", worth.values());
+        }
+        Ok(worth)
     }
 
     fn conversation(&self, mut row: Fields, id: String, (name, value): (String, Json)) -> Result<Example> {

@@ -211,6 +211,9 @@ impl GeneratedConfig {
             if !(0.0..=1.0).contains(&pairs.flipped) {
                 bail!("`data.generated.pairs.flipped` is a share from 0 to 1, not `{}`", pairs.flipped);
             }
+            if !(2..=10).contains(&pairs.candidates) {
+                bail!("`data.generated.pairs.candidates` is a number from 2 to 10, not `{}`", pairs.candidates);
+            }
         }
         if let Some(mix) = &self.demonstrations {
             let weights = mix.weights();

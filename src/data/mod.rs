@@ -64,7 +64,58 @@ pub struct Problem {
     pub meta: Map<String, Json>,
 }
 
-/// A row of training data, in one of TRL's forms.
+/// What the data say of the candidates of a list, one value each.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Worth {
+    /// Scores; larger is better.
+    Scores(Vec<f64>),
+    /// Probabilities that sum to 1, such as shares of raters.
+    Probs(Vec<f64>),
+    /// Ranks from 1, the best; equal ones are ties.
+    Ranks(Vec<f64>),
+}
+
+impl Worth {
+    /// The values, in the order of the candidates.
+    pub fn values(&self) -> &[f64] {
+        match self {
+            Self::Scores(values) | Self::Probs(values) | Self::Ranks(values) => values,
+        }
+    }
+
+    /// What is said of the candidates at these places; probabilities are made to sum to 1 again.
+    pub fn of(&self, places: &[usize]) -> Self {
+        let taken = |values: &[f64]| -> Vec<f64> { places.iter().map(|&place| values[place]).collect() };
+        match self {
+            Self::Scores(values) => Self::Scores(taken(values)),
+            Self::Ranks(values) => {
+                let left = taken(values);
+                // 1 + how many of those that are left are better.
+                let rank = |value: &f64| 1.0 + left.iter().filter(|other| *other < value).count() as f64;
+                Self::Ranks(left.iter().map(rank).collect())
+            }
+            Self::Probs(values) => {
+                let left = taken(values);
+                let sum: f64 = left.iter().sum();
+                // Where nothing is left of the mass, nothing is known of the rest.
+                let share = |value: f64| if sum > 0.0 { value / sum } else { 1.0 / left.len() as f64 };
+                Self::Probs(left.iter().map(|value| share(*value)).collect())
+            }
+        }
+    }
+
+    /// Numbers that are larger for better candidates: scores and probabilities themselves; ranks evenly spaced from 1
+    /// for the best to 0 for rank K, so that heavy tails of the scores behind them have no say.
+    pub fn utilities(&self) -> Vec<f64> {
+        let k = self.values().len() as f64;
+        match self {
+            Self::Scores(values) | Self::Probs(values) => values.clone(),
+            Self::Ranks(ranks) => ranks.iter().map(|rank| (k - rank) / (k - 1.0)).collect(),
+        }
+    }
+}
+
+/// A row of training data, in one of TRL's forms, or a list of candidates.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Example {
     /// Prompt-only, with or without an answer.
@@ -84,6 +135,15 @@ pub enum Example {
         chosen: Reply,
         /// The worse reply.
         rejected: Reply,
+    },
+    /// Several replies to the same prompt, with what each is worth.
+    Ranked {
+        /// What is asked.
+        problem: Problem,
+        /// Two replies or more.
+        candidates: Vec<Reply>,
+        /// As many values.
+        worth: Worth,
     },
     /// Language modelling: a text, all of it to be learnt.
     Text {
@@ -105,7 +165,10 @@ impl Example {
     /// The row's name.
     pub fn id(&self) -> &str {
         match self {
-            Self::Prompt(problem) | Self::Completion { problem, .. } | Self::Preference { problem, .. } => &problem.id,
+            Self::Prompt(problem)
+            | Self::Completion { problem, .. }
+            | Self::Preference { problem, .. }
+            | Self::Ranked { problem, .. } => &problem.id,
             Self::Text { id, .. } | Self::Conversation { id, .. } => id,
         }
     }
@@ -113,9 +176,10 @@ impl Example {
     /// The problem, where the row has one.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
-            Self::Prompt(problem) | Self::Completion { problem, .. } | Self::Preference { problem, .. } => {
-                Some(problem)
-            }
+            Self::Prompt(problem)
+            | Self::Completion { problem, .. }
+            | Self::Preference { problem, .. }
+            | Self::Ranked { problem, .. } => Some(problem),
             Self::Text { .. } | Self::Conversation { .. } => None,
         }
     }
@@ -126,6 +190,7 @@ impl Example {
             Self::Prompt(_) => "prompt-only",
             Self::Completion { .. } => "prompt-completion",
             Self::Preference { .. } => "preference",
+            Self::Ranked { .. } => "ranked",
             Self::Text { .. } => "text",
             Self::Conversation { .. } => "conversation",
         }
@@ -134,9 +199,10 @@ impl Example {
     /// The text by which rows are told apart and split.
     fn key(&self) -> String {
         match self {
-            Self::Prompt(problem) | Self::Completion { problem, .. } | Self::Preference { problem, .. } => {
-                problem.text.clone()
-            }
+            Self::Prompt(problem)
+            | Self::Completion { problem, .. }
+            | Self::Preference { problem, .. }
+            | Self::Ranked { problem, .. } => problem.text.clone(),
             Self::Text { text, .. } => text.clone(),
             Self::Conversation { messages, .. } => conversation_text(messages),
         }

@@ -53,6 +53,8 @@ pub enum Tokenised {
         /// The worse row.
         rejected: Tokens,
     },
+    /// Rows with the same prompt, in the order of the data.
+    List(Vec<Tokens>),
 }
 
 /// Problems with their prompts' ids.
@@ -234,6 +236,10 @@ impl Renderer {
                 self.completion(&problem.prompt, chosen).and_then(|chosen| {
                     Ok(Tokenised::Pair { chosen, rejected: self.completion(&problem.prompt, rejected)? })
                 })
+            }
+            Example::Ranked { problem, candidates, .. } => {
+                let rows: Result<Vec<_>> = candidates.iter().map(|c| self.completion(&problem.prompt, c)).collect();
+                rows.map(Tokenised::List)
             }
             Example::Text { text, .. } => self.whole_text(text).map(Tokenised::Row),
             Example::Conversation { messages, .. } => self.conversation(messages).map(Tokenised::Row),

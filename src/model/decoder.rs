@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use candlewick_algorithms::rng::Rng;
 
 use super::lora::{self, LoraConfig};
-use super::ops::{self, add_in_place, attention, embedding, linear, norm, rope, swiglu};
+use super::ops::{self, add_in_place, attention, embedding, in_pool, linear, norm, rope, swiglu};
 use super::packed::Packed;
 use super::params::{Grads, ParamId, Params};
 use super::spec::DecoderSpec;
@@ -272,6 +272,10 @@ impl Decoder {
 
     /// Runs the blocks over packed sequences.
     pub fn forward(&self, pack: &Packed, pass: Pass) -> Result<Tape> {
+        in_pool(|| self.forward_here(pack, pass))
+    }
+
+    fn forward_here(&self, pack: &Packed, pass: Pass) -> Result<Tape> {
         let longest = pack.positions.iter().max().map_or(0, |&p| p as usize + 1);
         ensure!(
             longest <= self.spec.max_positions,
@@ -304,7 +308,11 @@ impl Decoder {
     /// Pulls the gradient at the final hidden states [N,C] back to every trainable parameter.
     ///
     /// The tape is consumed, block by block, so that its memory is free for the next one.
-    pub fn backward(&self, mut tape: Tape, pack: &Packed, d_hidden: &Tensor, grads: &mut Grads) -> Result<()> {
+    pub fn backward(&self, tape: Tape, pack: &Packed, d_hidden: &Tensor, grads: &mut Grads) -> Result<()> {
+        in_pool(|| self.backward_here(tape, pack, d_hidden, grads))
+    }
+
+    fn backward_here(&self, mut tape: Tape, pack: &Packed, d_hidden: &Tensor, grads: &mut Grads) -> Result<()> {
         ensure!(tape.blocks.len() == self.blocks.len(), "a forward pass that kept nothing cannot be pulled back");
         let weight = self.params.value(self.final_norm);
         let slot = grads.slot(&self.params, self.final_norm)?;
@@ -333,6 +341,11 @@ impl Decoder {
     /// Keys and values of every layer, each [N, Hkv D], and the final hidden states [N,C], for sampling.
     #[allow(clippy::type_complexity)]
     pub(crate) fn prefill(&self, pack: &Packed, pass: Pass) -> Result<(Vec<(Tensor, Tensor)>, Tensor)> {
+        in_pool(|| self.prefill_here(pack, pass))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn prefill_here(&self, pack: &Packed, pass: Pass) -> Result<(Vec<(Tensor, Tensor)>, Tensor)> {
         let mut x = embedding::forward(&pack.tokens, self.params.value(self.embedding))?;
         let mut kept = Vec::with_capacity(self.blocks.len());
         for layer in 0..self.blocks.len() {

@@ -12,14 +12,14 @@ use candlewick_algorithms::row::{Real, RowFunction, RowGrad, RowValue};
 use rayon::prelude::*;
 
 use super::decoder::Decoder;
-use super::ops::{self, Float, View, embedding, linear, mutate};
+use super::ops::{self, Float, View, embedding, in_pool, linear, mutate};
 use super::params::Grads;
 
 /// Rows whose logits exist at one time.
 pub const ROWS_A_CHUNK: usize = 256;
 
 /// A row function for either float type.
-pub trait AnyRowFunction {
+pub trait AnyRowFunction: Sync {
     /// For f32 logits.
     fn single(&self) -> &dyn RowFunction<f32>;
     /// For f64 logits.
@@ -38,6 +38,10 @@ impl<T: RowFunction<f32> + RowFunction<f64>> AnyRowFunction for T {
 impl Decoder {
     /// Values of rows: row r reads the hidden state at index `at[r]` of `hidden` [N,C].
     pub fn rows_forward(&self, hidden: &Tensor, at: &[u32], function: &dyn AnyRowFunction) -> Result<Vec<RowValue>> {
+        in_pool(|| self.rows_forward_here(hidden, at, function))
+    }
+
+    fn rows_forward_here(&self, hidden: &Tensor, at: &[u32], function: &dyn AnyRowFunction) -> Result<Vec<RowValue>> {
         let weight = self.params.value(self.head);
         let mut values = Vec::with_capacity(at.len());
         for (chunk, at) in at.chunks(ROWS_A_CHUNK).enumerate() {
@@ -57,6 +61,18 @@ impl Decoder {
     ///
     /// Rows whose gradient is zero are left out.
     pub fn rows_backward(
+        &self,
+        hidden: &Tensor,
+        at: &[u32],
+        function: &dyn AnyRowFunction,
+        values: &[RowValue],
+        upstream: &[RowGrad],
+        grads: &mut Grads,
+    ) -> Result<Tensor> {
+        in_pool(|| self.rows_backward_here(hidden, at, function, values, upstream, grads))
+    }
+
+    fn rows_backward_here(
         &self,
         hidden: &Tensor,
         at: &[u32],

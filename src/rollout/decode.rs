@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::model::decoder::{Block, Decoder, Linear, Pass};
 use crate::model::ops::attention::{self, Heads};
 use crate::model::ops::skinny::products;
-use crate::model::ops::{Float, View, embedding, norm, rope, swiglu};
+use crate::model::ops::{Float, View, embedding, in_pool, norm, rope, swiglu};
 use crate::model::packed::Packed;
 use crate::model::params::ParamId;
 
@@ -135,6 +135,10 @@ impl<'a, F: Float> Engine<'a, F> {
 
     /// Logits [R,V] that follow each row's newest token.
     pub(super) fn step(&self, rows: &mut [Input<F>]) -> Result<Vec<F>> {
+        in_pool(|| self.step_here(rows))
+    }
+
+    fn step_here(&self, rows: &mut [Input<F>]) -> Result<Vec<F>> {
         let (n, c, eps) = (rows.len(), self.decoder.spec.hidden_size, self.decoder.spec.norm_eps);
         let mut x = Vec::with_capacity(n * c);
         for row in rows.iter() {

@@ -22,6 +22,8 @@ pub enum Fault {
     PromptTooLong,
     /// Prompt and answer exceed the length limit, and nothing may be cut.
     TooLong,
+    /// Fewer than two candidates of a list are left to compare.
+    TooFew,
 }
 
 impl Fault {
@@ -32,6 +34,7 @@ impl Fault {
             Self::Empty => "have an empty answer",
             Self::PromptTooLong => "have a prompt as long as the length limit",
             Self::TooLong => "are longer than the length limit",
+            Self::TooFew => "have fewer than two candidates left",
         }
     }
 }
@@ -52,7 +55,7 @@ pub struct Audit {
     pub names: BTreeMap<Fault, Vec<String>>,
     /// Answers cut at the length limit: they end without an end-of-sequence token.
     pub cut: usize,
-    /// Pairs whose raters were evenly divided.
+    /// Pairs whose raters were evenly divided, and lists in which candidates tie.
     pub tied: usize,
     /// Answers marked as good.
     pub desirable: usize,
@@ -130,7 +133,10 @@ impl Audit {
             ));
         }
         if self.tied > 0 {
-            lines.push(format!("{} pairs have the label 0.5: their raters were evenly divided", self.tied));
+            lines.push(format!(
+                "{} pairs or lists have ties: raters evenly divided, or candidates of equal worth",
+                self.tied
+            ));
         }
         if self.desirable + self.undesirable > 0 {
             lines.push(format!("{} answers are marked as good, {} as bad", self.desirable, self.undesirable));

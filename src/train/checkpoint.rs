@@ -74,6 +74,7 @@ pub fn save(folder: &RunFolder, policy: &Policy, optimiser: &AdamW, state: &Stat
     std::fs::create_dir_all(&partial).with_context(|| format!("{} cannot be made", partial.display()))?;
     let write = || -> Result<()> {
         policy.save(&partial)?;
+        policy.save_reference(&partial)?;
         optimiser.save(&partial.join("optimizer.safetensors"), &policy.decoder.params)?;
         write_atomically(&partial.join("state.json"), &serde_json::to_vec_pretty(state)?)?;
         let sums = checksums(&partial)?;

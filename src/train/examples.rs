@@ -4,7 +4,7 @@
 //! marked answers, never the reverse. Everything left out or cut is counted and named ([`Audit`]).
 
 use anyhow::{Context, Result, bail, ensure};
-use candlewick_algorithms::batch::Role;
+use candlewick_algorithms::batch::{Advantages, Role};
 use candlewick_algorithms::objective::Rows;
 use candlewick_algorithms::rng::Rng;
 use candlewick_algorithms::{Batch, Table};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 
 use super::audit::{Audit, Fault};
 use crate::data::render::{Renderer, Tokenised, Tokens};
-use crate::data::{Columns, Dataset, Example};
+use crate::data::{Columns, Dataset, Example, Worth};
 
 /// One row of tokens and what it is.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct Group {
     pub label: Option<f64>,
     /// By how much the chosen answer is better.
     pub margin: Option<f64>,
+    /// What each row of a list is worth.
+    pub worth: Option<Worth>,
 }
 
 /// Every group of a data set, and what became of the others.
@@ -80,7 +82,7 @@ impl Examples {
                 }
             }
             Rows::PassFail => groups = comparisons(&groups, reading.seed)?,
-            Rows::Demonstrations | Rows::Pairs { .. } => {}
+            Rows::Demonstrations | Rows::Pairs { .. } | Rows::Lists => {}
         }
         audit.kept = groups.len();
         audit.measure(&groups);
@@ -120,7 +122,23 @@ impl Examples {
                 batch.margin[i] = self.groups[g].margin;
             }
         }
+        self.add_worth(&mut batch, chosen);
         Ok(batch)
+    }
+}
+
+impl Examples {
+    /// The values of lists: utilities as advantages, probabilities as labels too.
+    fn add_worth(&self, batch: &mut Batch, chosen: &[usize]) {
+        let lists: Option<Vec<&Worth>> = chosen.iter().map(|&g| self.groups[g].worth.as_ref()).collect();
+        let Some(lists) = lists.filter(|lists| !lists.is_empty()) else { return };
+        batch.advantage = Some(Advantages::Row(lists.iter().flat_map(|worth| worth.utilities()).collect()));
+        batch.label = (lists.iter())
+            .flat_map(|worth| {
+                let is_share = matches!(worth, Worth::Probs(_));
+                worth.values().iter().map(move |value| is_share.then_some(*value))
+            })
+            .collect();
     }
 }
 
@@ -147,7 +165,7 @@ impl Reader<'_> {
                 self.audit.drop(id, Fault::Identical);
                 Ok(())
             }
-            (Rows::Demonstrations, Example::Preference { .. } | Example::Prompt(_)) => {
+            (Rows::Demonstrations, Example::Preference { .. } | Example::Ranked { .. } | Example::Prompt(_)) => {
                 Err(wrong("completions: fields `prompt` and `completion`, `messages` or `text`"))
             }
             (Rows::Demonstrations, _) => {
@@ -166,10 +184,34 @@ impl Reader<'_> {
                 let mut rows =
                     vec![Row { tokens: chosen, role: Role::Chosen }, Row { tokens: rejected, role: Role::Rejected }];
                 rows.extend(prompt.flatten());
-                groups.push(Group { id: id.to_owned(), rows, label, margin });
+                groups.push(Group { id: id.to_owned(), rows, label, margin, worth: None });
                 Ok(())
             }
-            (Rows::Pairs { .. }, _) => Err(wrong("pairs: fields `prompt`, `chosen` and `rejected`")),
+            (Rows::Pairs { with_prompt }, Example::Ranked { worth, .. }) => {
+                let Some((rows, worth)) = self.list(example, id, worth)? else { return Ok(()) };
+                groups.extend(pairs_of(id, &rows, &worth, with_prompt));
+                Ok(())
+            }
+            (Rows::Pairs { .. }, _) => Err(wrong(
+                "pairs: fields `prompt`, `chosen` and `rejected`, or lists: `prompt`, `candidates`, `scores`",
+            )),
+            (Rows::Lists, Example::Preference { problem, .. }) => {
+                let (label, _) = self.label_and_margin(id, &problem.meta)?;
+                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
+                let share = label.unwrap_or(1.0);
+                groups.push(list(id, vec![chosen, rejected], Worth::Probs(vec![share, 1.0 - share])));
+                Ok(())
+            }
+            (Rows::Lists, Example::Ranked { worth, .. }) => {
+                if let Some((rows, worth)) = self.list(example, id, worth)? {
+                    groups.push(list(id, rows, worth));
+                }
+                Ok(())
+            }
+            (Rows::Lists, _) => {
+                Err(wrong("lists: fields `prompt`, `candidates` and `scores`, `probs` or `ranks`; or pairs"))
+            }
+
             (Rows::Labelled { .. } | Rows::PassFail, Example::Preference { .. }) => {
                 let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
                 groups.push(alone(id, chosen, Role::Desirable));
@@ -216,6 +258,36 @@ impl Reader<'_> {
             return Ok(None);
         }
         Ok(Some((chosen, rejected)))
+    }
+
+    /// The rows of a list and what they are worth, without those that repeat another, are empty or too long; nothing
+    /// where fewer than two are left.
+    fn list(&mut self, example: &Example, id: &str, worth: &Worth) -> Result<Option<(Vec<Tokens>, Worth)>> {
+        let Tokenised::List(candidates) = self.renderer.example(example)? else {
+            bail!("row `{id}` of `{}` is no list", self.source);
+        };
+        let (mut rows, mut kept): (Vec<Tokens>, Vec<usize>) = (Vec::new(), Vec::new());
+        for (place, tokens) in candidates.into_iter().enumerate() {
+            if is_empty(&tokens) {
+                self.audit.drop(id, Fault::Empty);
+                continue;
+            }
+            let Some(tokens) = self.fitted(tokens, id) else { continue };
+            if rows.contains(&tokens) {
+                self.audit.drop(id, Fault::Identical);
+                continue;
+            }
+            rows.push(tokens);
+            kept.push(place);
+        }
+        if rows.len() < 2 {
+            self.audit.drop(id, Fault::TooFew);
+            return Ok(None);
+        }
+        let worth = worth.of(&kept);
+        let utilities = worth.utilities();
+        self.audit.tied += usize::from((0..utilities.len()).any(|i| utilities[..i].contains(&utilities[i])));
+        Ok(Some((rows, worth)))
     }
 
     /// The row within the length limit; `None` where its prompt alone reaches it, or cutting is off.
@@ -281,7 +353,27 @@ fn field<'a>(meta: &'a Map<String, Json>, path: &str) -> Option<&'a Json> {
 }
 
 fn alone(id: &str, tokens: Tokens, role: Role) -> Group {
-    Group { id: id.to_owned(), rows: vec![Row { tokens, role }], label: None, margin: None }
+    Group { id: id.to_owned(), rows: vec![Row { tokens, role }], label: None, margin: None, worth: None }
+}
+
+fn list(id: &str, rows: Vec<Tokens>, worth: Worth) -> Group {
+    let rows = rows.into_iter().map(|tokens| Row { tokens, role: Role::Ranked }).collect();
+    Group { id: id.to_owned(), rows, label: None, margin: None, worth: Some(worth) }
+}
+
+/// Every two candidates of unequal worth as a pair, as InstructGPT (arXiv 2203.02155) makes them; scores give it a margin.
+fn pairs_of(id: &str, rows: &[Tokens], worth: &Worth, with_prompt: bool) -> Vec<Group> {
+    let utilities = worth.utilities();
+    let all = (0..rows.len()).flat_map(|a| (0..rows.len()).map(move |b| (a, b)));
+    all.filter(|&(a, b)| utilities[a] > utilities[b])
+        .map(|(a, b)| {
+            let row = |i: usize, role: Role| Row { tokens: rows[i].clone(), role };
+            let mut pair = vec![row(a, Role::Chosen), row(b, Role::Rejected)];
+            pair.extend(with_prompt.then(|| prompt_row(&rows[a])).flatten());
+            let margin = matches!(worth, Worth::Scores(_)).then(|| utilities[a] - utilities[b]);
+            Group { id: format!("{id}:{}>{}", a + 1, b + 1), rows: pair, label: None, margin, worth: None }
+        })
+        .collect()
 }
 
 /// The prompt of an answer, all of it but the first token to be learnt; `None` for a prompt of one token.
@@ -333,6 +425,7 @@ fn comparisons(answers: &[Group], seed: u64) -> Result<Vec<Group>> {
         rows: vec![answers[a].rows[0].clone(), answers[b].rows[0].clone()],
         label: None,
         margin: None,
+        worth: None,
     };
     let mut groups = Vec::new();
     for (place, &a) in good.iter().enumerate() {

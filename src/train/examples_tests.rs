@@ -116,3 +116,31 @@ fn what_cannot_be_learnt_from_is_refused_by_name() {
     let same = r#"{"prompt": "1+3=", "chosen": "4", "rejected": "4"}"#;
     assert!(refused(&[same], PAIRS).contains("1 have equal answers"));
 }
+
+const LIST: &str =
+    r#"{"id": "list", "prompt": "1+2=", "candidates": ["3", "45", "", "3", "6"], "scores": [2, 0.5, 1, 1, 0.5]}"#;
+
+#[test]
+fn lists_keep_what_can_be_compared_with_its_worth() {
+    let pair = r#"{"prompt": "7+1=", "chosen": "8", "rejected": "9", "label": 0.75}"#;
+    let few = r#"{"id": "few", "prompt": "1+2=", "candidates": ["3", "3"], "ranks": [1, 2]}"#;
+    let examples = read(&[LIST, few, pair], Rows::Lists, 100, true).unwrap();
+    let audit = &examples.audit;
+    assert_eq!((audit.kept, audit.tied, audit.dropped[&Fault::Empty], audit.dropped[&Fault::TooFew]), (2, 1, 1, 1));
+    let batch = examples.batch(&[1, 0]).unwrap();
+    assert_eq!(batch.group, [0, 0, 1, 1, 1]);
+    assert!(batch.role.iter().all(|role| *role == Role::Ranked));
+    assert_eq!(batch.label, [Some(0.75), Some(0.25), None, None, None]);
+    let Some(Advantages::Row(utilities)) = batch.advantage else { panic!() };
+    assert_eq!(utilities, [0.75, 0.25, 2.0, 0.5, 0.5]);
+    assert!(refused(&[r#"{"prompt": "1+2=", "completion": "3"}"#], Rows::Lists).contains("learns from lists"));
+}
+
+#[test]
+fn a_list_is_every_pair_of_unequal_worth() {
+    let pairs = read(&[LIST], PAIRS, 100, true).unwrap();
+    let ids: Vec<&str> = pairs.groups.iter().map(|g| g.id.as_str()).collect();
+    assert_eq!(ids, ["list:1>2", "list:1>3"], "the two of equal score are not compared");
+    assert_eq!(pairs.groups[0].margin, Some(1.5));
+    assert!(refused(&[LIST], Rows::Demonstrations).contains("learns from completions"));
+}

@@ -58,7 +58,8 @@ fn lengths(config: &Config, renderer: &Renderer, context: usize) -> Result<Lengt
         match renderer.example(example)? {
             Tokenised::Row(tokens) => Ok(tokens.ids.len()),
             Tokenised::Pair { chosen, rejected } => Ok(chosen.ids.len().max(rejected.ids.len())),
-            _ => prompt(),
+            Tokenised::List(rows) => Ok(rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)),
+            Tokenised::Prompt(_) => prompt(),
         }
     };
     let all: Vec<usize> = examples.iter().take(ROWS).map(length).collect::<Result<_>>()?;

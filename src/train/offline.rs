@@ -134,6 +134,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             );
         }
         state.step += 1;
+        policy.sync_reference(state.step)?;
         state.seconds = before + started.elapsed().as_secs_f64();
         metrics.extend(&format!("objective/{}", config.objective.variant()), &update.metrics);
         metrics.set("objective/loss", update.loss);
@@ -233,7 +234,8 @@ fn reference(
     examples: &mut Examples,
     needs: &Needs,
 ) -> Result<Option<ReferenceLogps>> {
-    if !needs.ref_logp {
+    // Log-probs of a reference that moves are never those of another step.
+    if !needs.ref_logp || policy.reference_sync.is_some() {
         return Ok(None);
     }
     let logps = ReferenceLogps::obtain(policy, examples, &config.run.output.join("reference"))?;

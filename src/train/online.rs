@@ -361,6 +361,7 @@ impl<'a> Run<'a> {
         self.updates(&batch, &mut metrics)?;
         clock.lap(&mut metrics, "update");
         self.state.step = index + 1;
+        self.policy.sync_reference(self.state.step)?;
         self.log_samples(folder, &batch, &samples)?;
         self.stages.observe(&Outcome::Step {
             step: index,

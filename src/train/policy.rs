@@ -27,6 +27,9 @@ use crate::model::weights::{self, Weights};
 
 use super::update::{MicroBatch, micro_batches};
 
+/// A checkpoint's file of a reference that follows the policy.
+const REFERENCE_FILE: &str = "reference.safetensors";
+
 /// What log-probs of the reference come from.
 pub enum Reference {
     /// No reference is needed, so none is loaded.
@@ -54,6 +57,8 @@ pub struct Policy {
     pub random_init: Option<u64>,
     /// Folder or file of the reference, where one was loaded.
     pub reference_folder: Option<PathBuf>,
+    /// Steps between the reference's moves towards the policy, and the policy's weight in one.
+    pub reference_sync: Option<(usize, f64)>,
     /// Name of the base model, as the config gives it.
     pub name: String,
     /// What the backward pass keeps.
@@ -146,6 +151,7 @@ impl Policy {
             folder,
             random_init: model.random_init,
             reference_folder: None,
+            reference_sync: None,
             name: model.path.clone(),
             keep: Keep::Activations,
             micro_tokens: memory::MICRO_BATCH_TOKENS,
@@ -159,7 +165,9 @@ impl Policy {
             policy.decoder.add_lora(settings, config.run.seed)?;
         }
         if needs_reference {
-            policy.reference = match &config.model.reference {
+            let settings = config.model.reference.as_ref();
+            policy.reference_sync = settings.and_then(|r| Some((r.sync_steps?, r.mixup_alpha)));
+            policy.reference = match settings {
                 Some(reference) => policy.load_reference(config, reference.path.as_deref())?,
                 None => {
                     ensure!(
@@ -180,6 +188,40 @@ impl Policy {
         policy.keep = if estimate.is_checkpointed { Keep::Inputs } else { Keep::Activations };
         policy.micro_tokens = estimate.micro_batch_tokens;
         Ok(policy)
+    }
+
+    /// Moves the reference towards the policy where a step is due: reference = alpha policy + (1 - alpha) reference.
+    ///
+    /// Source: "Learn Your Reference Model for Real Good Alignment", arXiv 2404.09656; called after a training step.
+    pub fn sync_reference(&mut self, step: usize) -> Result<()> {
+        let Some((_, alpha)) = self.reference_sync.filter(|(steps, _)| step.is_multiple_of(*steps)) else {
+            return Ok(());
+        };
+        let Reference::Model(reference) = &mut self.reference else {
+            anyhow::bail!("`model.reference.sync_steps` moves a reference model, and none is loaded");
+        };
+        for (held, trained) in reference.params.iter_mut().zip(self.decoder.params.iter()) {
+            ensure!(
+                held.name == trained.name,
+                "the reference has `{}` where the policy has `{}`",
+                held.name,
+                trained.name
+            );
+            held.value = match alpha == 1.0 {
+                true => trained.value.copy()?,
+                false => ((&trained.value * alpha)? + (&held.value * (1.0 - alpha))?)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Writes the reference, if it is one that moves.
+    pub(super) fn save_reference(&self, folder: &Path) -> Result<()> {
+        if let (Some(_), Reference::Model(reference)) = (self.reference_sync, &self.reference) {
+            let tensors: Vec<_> = reference.params.iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+            weights::write_file(&folder.join(REFERENCE_FILE), &tensors)?;
+        }
+        Ok(())
     }
 
     fn load_reference(&mut self, config: &Config, path: Option<&str>) -> Result<Reference> {
@@ -438,6 +480,12 @@ impl Policy {
         for param in self.decoder.params.iter_mut().filter(|p| is_stored(p)) {
             let name = if is_adapter { lora::peft_name(&param.name) } else { param.name.clone() };
             param.value = weights.load(&name, param.value.dims(), dtype, &device)?;
+        }
+        if let (Some(_), Reference::Model(reference)) = (self.reference_sync, &mut self.reference) {
+            let weights = Weights::open_files(&[folder.join(REFERENCE_FILE)])?;
+            for param in reference.params.iter_mut() {
+                param.value = weights.load(&param.name, param.value.dims(), dtype, &device)?;
+            }
         }
         Ok(())
     }

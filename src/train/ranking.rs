@@ -54,7 +54,7 @@ impl Ranking {
         max_length: usize,
     ) -> Result<Option<Self>> {
         let is_reward_model = objective.needs().score_leaf;
-        if !matches!(objective.rows(), Rows::Pairs { .. }) || config.data.validation.is_none() {
+        if !matches!(objective.rows(), Rows::Pairs { .. } | Rows::Lists) || config.data.validation.is_none() {
             return Ok(None);
         }
         let mut dataset = data::load(&config.data, &Hub::from_env(), Split::Validation)?;

@@ -2,6 +2,7 @@
 //! program is run as a program, in a folder of its own, with literal expected text.
 #![allow(clippy::unwrap_used)]
 
+mod composition;
 mod config;
 mod configs;
 mod device;

@@ -82,6 +82,12 @@ fn dpo_learns() {
 }
 
 #[test]
+fn adpo_learns_from_pairs_and_from_lists() {
+    learns("adpo-pairwise", "reward_margin", 0.01);
+    learns("adpo-listwise", "reward_margin", 0.01);
+}
+
+#[test]
 fn cpo_learns() {
     learns("cpo", "reward_margin", 0.01);
 }
@@ -137,7 +143,7 @@ fn kto_parts_good_from_bad_answers() {
 /// log-probs are computed once.
 #[test]
 fn resumed_runs_are_the_same_bit_for_bit() {
-    for (config, objective) in [("power_dl", true), ("dpo", false)] {
+    for (config, objective) in [("power_dl", true), ("dpo", false), ("adpo-listwise", false)] {
         let run = Run::new();
         let sets = [
             "data.generated.count=96",

@@ -99,6 +99,8 @@ pub enum Rows {
         /// After each row one with its prompt and the answer of another row of the batch.
         with_mismatched: bool,
     },
+    /// Lists of answers to one prompt, with what each is worth: scores as advantages, or probabilities as labels too.
+    Lists,
     /// Pairs of answers marked as good or bad, to different prompts: good with bad, good with good.
     PassFail,
 }
@@ -136,6 +138,11 @@ pub trait Objective: State + Send {
     /// Whether it learns from completions wherever they come from: given ones, or, with a [rollout] section, sampled ones.
     fn takes_any_source(&self) -> bool {
         false
+    }
+
+    /// The setting that only completions of the policy itself can serve.
+    fn refuses_given_examples(&self) -> Option<crate::Error> {
+        None
     }
 
     /// Why soft steps cannot be learned from; `None` if their density serves as a log-prob.

@@ -164,3 +164,33 @@ fn boxes_are_found() {
     assert_eq!(last_boxed("\\boxed{1"), None);
     assert_eq!(last_boxed("none"), None);
 }
+
+#[test]
+fn lists_hold_replies_and_what_each_is_worth() {
+    let Example::Ranked { candidates, worth, problem } =
+        read(json!({"prompt": "2+2=", "candidates": ["4", "5", "6"], "ranks": [1, 2, 2], "source": "x"}))
+    else {
+        panic!()
+    };
+    assert_eq!((candidates.len(), problem.text.as_str()), (3, "2+2="));
+    assert_eq!(worth.utilities(), [1.0, 0.5, 0.5]);
+    assert_eq!(worth.of(&[1, 2]), Worth::Ranks(vec![1.0, 1.0]));
+    assert_eq!(problem.meta["source"], "x");
+    assert_eq!(Worth::Probs(vec![0.5, 0.25, 0.25]).of(&[0, 2]), Worth::Probs(vec![2.0 / 3.0, 1.0 / 3.0]));
+    let chat = read(json!({"problem": "2+2=?", "candidates": ["4", "5"], "scores": [1.5, -2]}));
+    let Example::Ranked { candidates, .. } = chat else { panic!() };
+    assert_eq!(candidates[1], Reply::Messages(vec![Message::assistant("5")]));
+    for (row, expected) in [
+        (json!({"prompt": "p", "candidates": ["a", "b"]}), "no `scores`, `probs` or `ranks`"),
+        (json!({"prompt": "p", "candidates": ["a"], "scores": [1]}), "fewer than 2"),
+        (json!({"prompt": "p", "candidates": ["a", "b"], "scores": [1]}), "1 values for 2 candidates"),
+        (json!({"prompt": "p", "candidates": ["a", "b"], "scores": [1, "x"]}), "must be a list of numbers"),
+        (json!({"prompt": "p", "candidates": ["a", "b"], "probs": [0.9, 0.9]}), "sum to 1"),
+        (json!({"prompt": "p", "candidates": ["a", "b"], "ranks": [0, 1]}), "from 1 to 2"),
+        (json!({"prompt": "p", "candidates": ["a", "b"], "ranks": [1, 2], "scores": [1, 2]}), "keep one"),
+        (json!({"prompt": "p", "candidates": "a", "scores": [1]}), "must be a list of replies"),
+    ] {
+        let error = format!("{:#}", read_with(&DataConfig::default(), row.clone()).expect_err("refused"));
+        assert!(error.contains(expected), "expected `{expected}` in `{error}` of {row}");
+    }
+}

@@ -166,6 +166,15 @@ pub fn composed<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
+/// Runs `work` on a thread of the pool, where a parallel loop begins at once.
+///
+/// A caller from outside hands each loop over and sleeps until it is done: some 10 microseconds each, and a decoding step has
+/// two hundred loops.
+pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    // The choice of versions belongs to this thread.
+    if IS_COMPOSED.get() { work() } else { rayon::scope(|_| work()) }
+}
+
 /// Whether the CPU kernels serve tensors of this device and type.
 pub(crate) fn has_kernels(device: &Device, dtype: DType) -> bool {
     device.is_cpu() && matches!(dtype, DType::F32 | DType::F64) && !IS_COMPOSED.get()

@@ -167,6 +167,9 @@ macro_rules! instruction_set {
                             xs[i] = $load(xp[i].add(at));
                         }
                         for j in 0..O {
+                            // The same place in the next tile: rows are too short for the processor's own prefetching to
+                            // find its pace. A prefetch past the end does nothing.
+                            _mm_prefetch::<_MM_HINT_T0>(wp[j].wrapping_add(O * w.stride + at).cast());
                             let weight = $load(wp[j].add(at));
                             for i in 0..R {
                                 sums[i][j] = $fma(xs[i], weight, sums[i][j]);

@@ -2,6 +2,7 @@
 
 pub mod list;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use self::list::{PlackettLuce, cross_entropy, entropy, target};
 use super::grpo::kl::Estimator;
 use super::rows::{Rows, Weighted};
-use super::{Leaves, Loss, Objective, Reads};
+use super::{Leaves, Loss, Objective, Reads, Rows as Examples};
 use crate::batch::{Advantages, Finish};
 use crate::{Batch, Error, Metrics, Needs, Result, State, Table};
 
@@ -22,8 +23,11 @@ pub enum Anchor {
     /// The policy that sampled the rollouts.
     #[default]
     OnPolicy,
-    /// The reference model.
+    /// The reference model; with `model.reference.sync_steps` a moving average or a copy of an earlier policy.
     Reference,
+    /// The uniform distribution: log-probs themselves instead of their changes. A target that is all on one answer
+    /// is then supervised fine-tuning within the list.
+    Uniform,
 }
 
 /// The loss of a group of rollouts.
@@ -59,13 +63,18 @@ impl Default for Adaptive {
     }
 }
 
-/// ADPO on groups of rollouts: loss = mean over prompts of -sum_i q_i log softmax(u)_i, u_i = (s_i - a_i)/tau, with s_i the sum of
+/// ADPO on groups of rollouts, or on given lists and pairs: loss = mean over prompts of -sum_i q_i log softmax(u)_i, u_i = (s_i - a_i)/tau, with s_i the sum of
 /// a rollout's log-probs, a_i that of the anchor, and q = softmax(advantage / beta_r).
 ///
 /// With [advantage.group] the target is that of the paper (standardised rewards); with [advantage.none] rewards count in
 /// their own units. The gradient by s_i is (p_i - q_i)/(tau P): no clipping, and a step of size 1/tau. On the first update after a
 /// rollout u = 0, the loss is ln G whatever the rewards, and this is a policy gradient with the bounded advantage q_i - 1/G: the
 /// anchor acts from the second update on (`train.online`). Groups with equal rewards are pulled back to the anchor.
+///
+/// On given examples (no [rollout] section; `prompt`, `candidates` and `scores`, `probs` or `ranks`, or pairs with an optional `label`) q is
+/// softmax(score / beta_r) in the scores' own units, the probabilities as they are, softmax(evenly spaced ranks / beta_r), or
+/// (label, 1 - label). It needs an `anchor` other than the default. A pair with label 1 is DPO with beta = 1/tau, with 1 - e conservative
+/// DPO, with 1/2 a pull back to the anchor; a teacher's probabilities as `probs` make it distillation on the list.
 ///
 /// Sums over tokens let long rollouts dominate, and a learning rate of a token-mean loss does not carry over: for several updates on
 /// completions over about 500 tokens set `length_normalize` and a `tau` of 0.1 to 0.5. q_i > 1/G pushes up the least bad of a bad
@@ -221,7 +230,8 @@ impl Policy {
                 let rows = self.candidates(batch, group);
                 let tau = self.tau.get(&id).copied().unwrap_or(s.tau);
                 let advantage: Vec<f64> = rows.iter().map(|&i| advantage[i]).collect();
-                let q = target(&advantage, s.beta_r);
+                let shares: Option<Vec<f64>> = rows.iter().map(|&i| batch.label[i]).collect();
+                let q = shares.filter(|q| !q.is_empty()).unwrap_or_else(|| target(&advantage, s.beta_r));
                 let mut is_cut = vec![false; rows.len()];
                 let u: Vec<f64> = rows
                     .iter()
@@ -279,10 +289,11 @@ impl Policy {
         if self.settings.length_normalize { rows.means() } else { rows.sums() }
     }
 
-    fn anchor<'a>(&self, batch: &'a Batch) -> Result<Option<&'a Table>> {
+    fn anchor<'a>(&self, batch: &'a Batch) -> Result<Option<Cow<'a, Table>>> {
         match self.settings.anchor {
-            Anchor::OnPolicy => Ok(batch.old_logp.as_ref()),
-            Anchor::Reference => batch.column(STAGE, "ref_logp", &batch.ref_logp).map(Some),
+            Anchor::OnPolicy => Ok(batch.old_logp.as_ref().map(Cow::Borrowed)),
+            Anchor::Reference => batch.column(STAGE, "ref_logp", &batch.ref_logp).map(Cow::Borrowed).map(Some),
+            Anchor::Uniform => Ok(Some(Cow::Owned(Table::zeros(batch.rows(), batch.width())))),
         }
     }
 
@@ -299,7 +310,8 @@ impl Policy {
         sets.iter().filter(|s| s.is_kept).flat_map(|s| &s.rows).for_each(|&i| live.keep[i] = true);
         let rows = Rows::read(STAGE, &live, leaves, None)?;
         let current = Table::from_tensor(&leaves.logp)?;
-        rows.token_mean_kl(self.anchor(batch)?.unwrap_or(&current), Estimator::K3, metrics)
+        let anchor = self.anchor(batch)?;
+        rows.token_mean_kl(anchor.as_deref().unwrap_or(&current), Estimator::K3, metrics)
     }
 }
 
@@ -329,6 +341,32 @@ impl Objective for Policy {
 
     fn reads(&self) -> Reads {
         Reads { advantage: true, ..Reads::default() }
+    }
+
+    fn rows(&self) -> Examples {
+        Examples::Lists
+    }
+
+    fn takes_any_source(&self) -> bool {
+        true
+    }
+
+    fn refuses_given_examples(&self) -> Option<Error> {
+        let refuse = |key: &str, value: &str, fix: &str| Some(Error::config(format!("{STAGE}.{key}"), value, fix));
+        let s = &self.settings;
+        match s {
+            _ if s.anchor == Anchor::OnPolicy => {
+                let fix =
+                    "nothing was sampled that a policy could be measured from: set it to \"reference\" or \"uniform\"";
+                refuse("anchor", "on_policy", fix)
+            }
+            _ if s.adaptive.is_some() => refuse("adaptive", "on", "it reads rewards of rollouts: remove it"),
+            _ if s.drop_all_failed => refuse("drop_all_failed", "true", "it reads rewards of rollouts: remove it"),
+            _ if s.mask_truncated_completions => {
+                refuse("mask_truncated_completions", "true", "given answers were not cut by a budget: remove it")
+            }
+            _ => None,
+        }
     }
 
     fn couples_rows(&self) -> bool {
@@ -369,7 +407,7 @@ impl Objective for Policy {
     /// `tau`, `tau_min`, `tau_max`, `dropped_prompts`, `cut_fraction` (share of rows whose score was clipped), `kl` (per token;
     /// healthy under about 0.05).
     fn loss(&self, batch: &Batch, leaves: &Leaves) -> Result<Loss> {
-        let rows = Rows::read(STAGE, batch, leaves, self.anchor(batch)?)?;
+        let rows = Rows::read(STAGE, batch, leaves, self.anchor(batch)?.as_deref())?;
         let changes = self.changes(&rows);
         let sets = self.sets(batch, &changes)?;
         let kept: Vec<&Set> = sets.iter().filter(|s| s.is_kept).collect();

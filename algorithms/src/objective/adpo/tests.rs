@@ -142,3 +142,47 @@ fn impossible_settings_are_refused() {
         assert!(matches!(bad.build(), Err(Error::Config { .. })), "{bad:?}");
     }
 }
+
+/// Two rows with the sums -3 and -4 and anchors -3.5 and -3.7, two tokens each.
+fn pair() -> (Batch, Table) {
+    let mut batch = Batch::new(Table::ragged(&[vec![1.0; 2], vec![1.0; 2]], 0.0), vec![0, 0]).unwrap();
+    batch.ref_logp = Some(Table::ragged(&[vec![-1.5, -2.0], vec![-1.7, -2.0]], 0.0));
+    batch.advantage = Some(Advantages::Row(vec![1.0, 0.0]));
+    (batch, Table::ragged(&[vec![-1.0, -2.0], vec![-1.0, -3.0]], 0.0))
+}
+
+/// A pair with label q is -q ln sigmoid(d / tau) - (1 - q) ln sigmoid(-d / tau): DPO for 1, its conservative form below.
+#[test]
+fn a_labelled_pair_is_dpo() {
+    let (mut batch, logp) = pair();
+    let delta = (-3.0 - -3.5) - (-4.0 - -3.7);
+    for q in [1.0, 0.9, 0.5] {
+        batch.label = vec![Some(q), Some(1.0 - q)];
+        let settings = Adpo { anchor: Anchor::Reference, tau: 10.0, ..Adpo::default() };
+        let (loss, gradient, _) = run(&settings, &batch, &logp);
+        let lsg = |x: f64| -(1.0 + (-x).exp()).ln();
+        let expected = -q * lsg(delta / 10.0) - (1.0 - q) * lsg(-delta / 10.0);
+        assert!((loss - expected).abs() < 1e-12, "{loss} {expected}");
+        let p = 1.0 / (1.0 + (-delta / 10.0_f64).exp());
+        assert!(gradient.row(0).iter().all(|g| (g - (p - q) / 10.0).abs() < 1e-12));
+    }
+}
+
+/// A target on one answer with nothing to measure from is the log-likelihood of that answer within its list.
+#[test]
+fn a_uniform_anchor_leaves_the_log_probs() {
+    let (mut batch, logp) = pair();
+    batch.label = vec![Some(1.0), Some(0.0)];
+    let settings = Adpo { anchor: Anchor::Uniform, tau: 1.0, ..Adpo::default() };
+    let (loss, _, _) = run(&settings, &batch, &logp);
+    assert!((loss - (1.0 + (-1.0_f64).exp()).ln()).abs() < 1e-12, "{loss}");
+}
+
+#[test]
+fn given_examples_have_no_sampling_policy_and_no_rewards() {
+    let refused = |settings: Adpo| settings.build().unwrap().refuses_given_examples().map(|e| e.to_string());
+    assert!(refused(Adpo::default()).is_some_and(|e| e.contains("objective.adpo.anchor")));
+    let fixed = || Adpo { anchor: Anchor::Reference, ..Adpo::default() };
+    assert_eq!(refused(fixed()), None);
+    assert!(refused(Adpo { drop_all_failed: true, ..fixed() }).is_some_and(|e| e.contains("drop_all_failed")));
+}
