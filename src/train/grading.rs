@@ -10,7 +10,7 @@ use candlewick_rewards::{Graded, Grading, Item, Rewards, RewardsConfig};
 use rayon::prelude::*;
 use tokio::runtime::Runtime;
 
-use super::online::{progress, say};
+use super::account::{progress, say};
 use crate::data::{Problem, Prompt};
 use crate::model::decoder::Decoder;
 use crate::reward::LocalModels;

@@ -6,22 +6,22 @@ use anyhow::{Result, ensure};
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
 
+use super::account::{duration, finish, say};
 use super::checkpoint::{self, State};
 use super::evaluate::{self, Examiner, line, step_rng};
 use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
-use super::online::{check_every_parameter, duration, finish, rate, say};
 use super::policy::{Policy, Reference};
 use super::radius::Probe;
 use super::ranking::Ranking;
 use super::reference::ReferenceLogps;
-use super::update::gradient;
+use super::update::{check_every_parameter, gradient};
 use crate::config::{Config, ObjectiveConfig, Offline};
 use crate::data::{self, Split};
 use crate::hub::Hub;
 use crate::model::params::Grads;
-use crate::optim::AdamW;
+use crate::optim::{AdamW, learning_rate};
 
 /// Runs or resumes an offline run.
 pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
@@ -106,7 +106,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         grads.clear();
         let update =
             gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, Some(config.run.seed ^ state.step as u64))?;
-        let lr = rate(&config.optim, state.scheduled_steps, steps);
+        let lr = learning_rate(&config.optim, state.scheduled_steps, steps);
         let mut metrics = Step::default();
         let probe = Probe::before(&policy, &batch, config.optim.radius.as_ref(), state.scheduled_steps)?;
         let report = optimiser.step_with_loss(&policy.decoder.params, &grads, lr, update.loss)?;

@@ -17,8 +17,8 @@ use candlewick_algorithms::success::Success;
 use candlewick_rewards::{Item, Rewards};
 use serde::{Deserialize, Serialize};
 
+use super::account::{progress, say};
 use super::grading;
-use super::online::{progress, say};
 use super::policy::Policy;
 use crate::config::{Config, Online};
 use crate::data::{self, Problem, Split};
