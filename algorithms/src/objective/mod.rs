@@ -105,11 +105,15 @@ pub enum Rows {
 
 /// A loss over leaves.
 pub trait Objective: State + Send {
-    /// What it needs of the scoring pass and of the leaves.
-    fn needs(&self) -> Needs;
+    /// What it needs of the scoring pass and of the leaves, besides log-probs.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
 
-    /// What it uses of the batch.
-    fn reads(&self) -> Reads;
+    /// What it uses of the batch. One that reads nothing of it learns from given examples.
+    fn reads(&self) -> Reads {
+        Reads::default()
+    }
 
     /// Whether a row's gradient depends on other rows' leaves, beyond the step's [`crate::batch::Totals`].
     ///
@@ -117,9 +121,9 @@ pub trait Objective: State + Send {
     fn couples_rows(&self) -> bool;
 
     /// Whether a row's gradient depends on the other rows of its group, and on no more: then a
-    /// micro-batch never holds a part of a group.
+    /// micro-batch never holds a part of a group. So it is with pairs, each of which is a group.
     fn couples_group(&self) -> bool {
-        false
+        matches!(self.rows(), Rows::Pairs { .. } | Rows::PassFail)
     }
 
     /// Which rows it learns from, if these are given examples.
