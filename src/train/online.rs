@@ -123,7 +123,7 @@ impl Run<'_> {
 
         // 4. The policy changes.
         self.stages.objective.prepare(&mut batch)?;
-        self.updates(&batch, &mut metrics)?;
+        let is_accepted = self.updates(&batch, &mut metrics)?;
         clock.lap(&mut metrics, "update");
 
         // 5. The step is over: stages hear of it, people can read of it.
@@ -131,7 +131,7 @@ impl Run<'_> {
         self.log_samples(folder, &batch, &texts)?;
         self.stages.observe(&Outcome::Step {
             step: index,
-            is_accepted: self.bad_steps == 0,
+            is_accepted,
             entropy: metrics.get("rollout/entropy"),
             accuracy: metrics.get("reward/accuracy"),
             tokens: metrics.get("rollout/tokens_mean"),

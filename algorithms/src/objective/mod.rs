@@ -172,7 +172,7 @@ pub trait Objective: State + Send {
         Vec::new()
     }
 
-    /// Looks at a whole rollout batch once, before its first update and before the totals of any
+    /// Looks at the whole batch that is trained on, once, before its first update and before the totals of any
     /// step are counted; may clear the mask of tokens that are not to be trained on.
     fn prepare(&mut self, _batch: &mut Batch) -> Result<()> {
         Ok(())

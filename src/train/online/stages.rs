@@ -12,7 +12,7 @@ use candlewick_algorithms::prompts::Prompts;
 use candlewick_algorithms::success::Success;
 use candlewick_algorithms::{Needs, Outcome, State};
 
-use crate::config::{Config, Online};
+use crate::config::{Config, ObjectiveConfig, Online};
 
 /// The stages of a run, in the order of a step.
 pub(super) struct Stages {
@@ -65,6 +65,15 @@ impl Stages {
         visit("objective", self.objective.as_mut())
     }
 
+    /// A copy of the objective as it stands: what it goes through leaves the one that trains untouched.
+    pub(super) fn objective_apart(&self, config: &ObjectiveConfig) -> Result<Box<dyn Objective>> {
+        let mut copy = config.build()?;
+        if let Some(saved) = self.objective.save() {
+            copy.load(&saved)?;
+        }
+        Ok(copy)
+    }
+
     /// What the stages remember, by section.
     pub(super) fn save(&mut self) -> Result<BTreeMap<String, serde_json::Value>> {
         let mut saved = BTreeMap::from([("success".to_owned(), serde_json::to_value(&self.success)?)]);
@@ -93,5 +102,35 @@ impl Stages {
             stage.observe(outcome);
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candlewick_algorithms::budget::rollouts::RolloutsConfig;
+    use candlewick_algorithms::budget::tokens::TokensConfig;
+    use candlewick_algorithms::prompts::PromptsConfig;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_objective_apart_knows_what_was_remembered_and_changes_nothing() {
+        let config = ObjectiveConfig::named("power_dl").unwrap();
+        let mut stages = Stages {
+            prompts: PromptsConfig::default().build().unwrap(),
+            rollouts: RolloutsConfig::default().build().unwrap(),
+            tokens: TokensConfig::default().build().unwrap(),
+            advantage: None,
+            credit: None,
+            objective: config.build().unwrap(),
+            success: Success::default(),
+        };
+        let labels = json!({"labels": [[3, 0.5, 2]]});
+        stages.objective.load(&labels).unwrap();
+        let mut apart = stages.objective_apart(&config).unwrap();
+        assert_eq!(apart.save(), Some(labels.clone()));
+        apart.load(&json!({"labels": []})).unwrap();
+        assert_eq!(stages.objective.save(), Some(labels));
     }
 }

@@ -15,11 +15,12 @@ use crate::train::update::{check_every_parameter, gradient, live_rows};
 const PATIENCE: usize = 3;
 
 impl Run<'_> {
-    /// `epochs` passes over the batch, each in `minibatches` optimiser steps.
-    pub(super) fn updates(&mut self, batch: &Batch, metrics: &mut Step) -> Result<()> {
+    /// `epochs` passes over the batch, each in `minibatches` optimiser steps; whether the last one was accepted.
+    pub(super) fn updates(&mut self, batch: &Batch, metrics: &mut Step) -> Result<bool> {
         let train = self.online.train;
         let total = self.online.steps * train.epochs * train.minibatches;
-        let (mut seen, mut loss, mut largest) = (Metrics::new(), 0.0, 0.0_f64);
+        let mut is_accepted = false;
+        let (mut seen, mut updates, mut loss, mut largest) = (Metrics::new(), 0.0, 0.0, 0.0_f64);
         for epoch in 0..train.epochs {
             for mut mini in minibatches(batch, train.minibatches, self.config.run.seed, self.state.step, epoch) {
                 mini.count_totals();
@@ -50,17 +51,18 @@ impl Run<'_> {
                     self.check_gradients(&mini, report.grad_norm, report.is_accepted)?;
                 }
                 metrics.set("optim/grad_norm_l1", report.grad_norm_l1);
-                if report.is_accepted {
+                is_accepted = report.is_accepted;
+                if is_accepted {
                     self.stages.objective.commit(&mini, &update.metrics)?;
                 }
                 largest = largest.max(report.grad_norm);
+                updates += 1.0;
                 loss += update.loss;
                 seen.merge(&update.metrics);
                 seen.sum("tokens", update.tokens as f64);
                 metrics.set("optim/learning_rate", rate);
             }
         }
-        let updates = (train.epochs * train.minibatches) as f64;
         metrics.set("train/tokens", seen.get("tokens").unwrap_or(0.0));
         metrics.extend(&format!("objective/{}", self.config.objective.variant()), &seen);
         metrics.set("objective/loss", loss / updates);
@@ -69,7 +71,7 @@ impl Run<'_> {
         if self.config.optim.skip_spikes.is_some() {
             metrics.set("optim/skipped_spikes", self.state.skipped_spikes as f64);
         }
-        Ok(())
+        Ok(is_accepted)
     }
 
     /// A gradient that is not finite, missing or cut stops the run with the names of what is wrong.

@@ -12,23 +12,15 @@ use crate::train::update::gradient;
 
 impl Run<'_> {
     /// Hands a mixer that asks for them the gradients of each reward, as their Gram matrix.
+    ///
+    /// Nothing else moves by it: each gradient is of an objective apart from the one that trains.
     pub(super) fn weigh_rewards(&mut self, batch: &Batch, metrics: &mut Step) -> Result<()> {
         let Some(advantage) = &mut self.stages.advantage else { return Ok(()) };
         let Some(parts) = advantage.parts(batch)? else { return Ok(()) };
         let started = Instant::now();
-        let (params, mut each) = (&self.policy.decoder.params, Vec::with_capacity(parts.len()));
-        for part in parts {
-            let mut alone = batch.clone();
-            alone.advantage = Some(part);
-            if let Some(credit) = &mut self.stages.credit {
-                credit.apply(&mut alone)?;
-            }
-            self.stages.objective.prepare(&mut alone)?;
-            alone.count_totals();
-            let (mut grads, temperature) = (Grads::new(params), self.sampling.scoring_temperature());
-            let update = gradient(&self.policy, self.stages.objective.as_ref(), &alone, &mut grads, temperature, None)?;
-            self.state.trained_tokens += update.tokens as u64;
-            each.push(grads);
+        let mut each = Vec::with_capacity(parts.len());
+        for alone in parts {
+            each.push(self.gradient_alone(alone)?);
         }
         let mut gram = vec![vec![0.0; each.len()]; each.len()];
         for j in 0..each.len() {
@@ -38,6 +30,23 @@ impl Run<'_> {
             }
         }
         metrics.set("time/advantage_gradients", started.elapsed().as_secs_f64());
-        Ok(advantage.weigh(&batch.scores.names, &gram)?)
+        if let Some(advantage) = &mut self.stages.advantage {
+            advantage.weigh(&batch.scores.names, &gram)?;
+        }
+        Ok(())
+    }
+
+    /// The gradient that a batch with the advantages of one reward would give.
+    fn gradient_alone(&mut self, mut batch: Batch) -> Result<Grads> {
+        if let Some(credit) = &mut self.stages.credit {
+            credit.apply(&mut batch)?;
+        }
+        let mut objective = self.stages.objective_apart(&self.config.objective)?;
+        objective.prepare(&mut batch)?;
+        batch.count_totals();
+        let (mut grads, temperature) = (Grads::new(&self.policy.decoder.params), self.sampling.scoring_temperature());
+        let update = gradient(&self.policy, objective.as_ref(), &batch, &mut grads, temperature, None)?;
+        self.state.trained_tokens += update.tokens as u64;
+        Ok(grads)
     }
 }
