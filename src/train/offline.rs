@@ -18,7 +18,7 @@ use super::ranking::Ranking;
 use super::reference::ReferenceLogps;
 use super::update::{check_every_parameter, gradient};
 use crate::config::{Config, ObjectiveConfig, Offline};
-use crate::data::{self, Split};
+use crate::data::{self, Dataset, Split};
 use crate::hub::Hub;
 use crate::model::params::Grads;
 use crate::optim::{AdamW, learning_rate};
@@ -28,6 +28,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let folder = RunFolder::open(config, resume)?;
     let mut objective = config.objective.build()?;
     let needs = objective.needs();
+    let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
     let mut policy = Policy::for_run(config, needs.reference())?;
     super::check_model(config, &policy.decoder.spec)?;
     if needs.score_leaf {
@@ -35,7 +36,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     let max_length = max_length(config, offline, objective.as_ref(), &policy);
     let ranking = Ranking::for_run(config, objective.as_ref(), &policy, max_length)?;
-    let mut examples = load(config, max_length, objective.as_ref(), &policy)?;
+    let mut examples = read(config, &dataset, max_length, objective.as_ref(), &policy)?;
+    drop(dataset);
     let reference = reference(config, &mut policy, &mut examples, &needs)?;
     examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
     examples.audit.write(&folder.join("audit.json"))?;
@@ -200,8 +202,13 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
 }
 
 /// Examples as the objective takes them.
-fn load(config: &Config, max_length: usize, objective: &dyn Objective, policy: &Policy) -> Result<Examples> {
-    let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
+fn read(
+    config: &Config,
+    dataset: &Dataset,
+    max_length: usize,
+    objective: &dyn Objective,
+    policy: &Policy,
+) -> Result<Examples> {
     let rows = objective.rows();
     let reading = Reading {
         rows,
@@ -211,7 +218,7 @@ fn load(config: &Config, max_length: usize, objective: &dyn Objective, policy: &
         seed: config.run.seed,
         objective: config.objective.variant(),
     };
-    Examples::read(&dataset, &policy.renderer, &reading)
+    Examples::read(dataset, &policy.renderer, &reading)
 }
 
 /// Most tokens of prompt and answer.

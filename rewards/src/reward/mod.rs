@@ -375,6 +375,15 @@ macro_rules! registry {
     };
 }
 
+impl RewardsConfig {
+    /// The sections whose rewards need a model, if there are any.
+    pub fn with_models(&self) -> Option<RewardsConfig> {
+        let (verifier, reward_model) = (self.verifier.clone(), self.reward_model.clone());
+        let is_any = verifier.is_some() || reward_model.is_some();
+        is_any.then(|| RewardsConfig { verifier, reward_model, ..RewardsConfig::default() })
+    }
+}
+
 registry! {
     math => math::MathConfig,
     choice => choice::ChoiceConfig,

@@ -8,7 +8,7 @@ use candlewick_algorithms::Outcome;
 use super::Run;
 use super::stages::Stages;
 use crate::config::{Config, Online};
-use crate::data::{self, Problem, Split};
+use crate::data::{self, Split};
 use crate::hub::Hub;
 use crate::model::decoder::Keep;
 use crate::model::params::Grads;
@@ -25,12 +25,17 @@ use crate::train::{check_model, grading, probe};
 impl<'a> Run<'a> {
     /// Everything up to the first step.
     pub(super) fn prepare(config: &'a Config, online: &'a Online<'a>, folder: &RunFolder) -> Result<Self> {
+        // 1. What needs no weights, so that what is missing is told at once.
         let mut stages = Stages::build(config, online)?;
-        let updates = online.train.epochs * online.train.minibatches;
-        let needs = stages.needs(updates);
+        let needs = stages.needs(online.train.epochs * online.train.minibatches);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
+        let mut rewards = grading::prepare(online.reward, folder.path(), &runtime)?;
+
+        // 2. The models, and the prompts as the policy sees them.
         let policy = Policy::for_run(config, needs.reference())?;
         check_model(config, &policy.decoder.spec)?;
-        let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
+        grading::load_models(&mut rewards, online.reward, &policy.decoder, &runtime)?;
         let prompts = policy.renderer.prompts(problems, policy.decoder.spec.max_positions)?;
         if prompts.dropped > 0 {
             say(&format!("{} prompts are longer than allowed and were left out", prompts.dropped));
@@ -54,9 +59,7 @@ impl<'a> Run<'a> {
             prompts.kept.len(),
             if policy.keep == Keep::Inputs { "computed again going back (checkpointing)" } else { "kept" }
         ));
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let problems: Vec<&Problem> = prompts.kept.iter().map(|(problem, _)| problem).collect();
-        let rewards = grading::prepare(online.reward, folder.path(), &policy.decoder, &problems, &runtime)?;
+        grading::tell_doubts(&rewards, &prompts.kept);
         Ok(Self {
             optimiser: AdamW::new(&config.optim, &policy.decoder.params),
             grads: Grads::new(&policy.decoder.params),
