@@ -13,6 +13,7 @@ mod start;
 mod updates;
 mod weigh;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -54,6 +55,8 @@ struct Run<'a> {
     idle_steps: usize,
     /// Successive updates whose gradient was not finite.
     bad_steps: usize,
+    /// The last step that each warning was given in.
+    warned: BTreeMap<&'static str, usize>,
 }
 
 /// Runs or resumes an online run.

@@ -62,34 +62,38 @@ impl Run<'_> {
     }
 
     /// Health warnings that say what to do, each at most every tenth step.
-    pub(super) fn warn(&self, m: &Step) {
+    pub(super) fn warn(&mut self, m: &Step) {
         let step = self.state.step;
-        if step % 10 != 1 {
-            return;
-        }
         let is_above = |name: &str, limit: f64| m.get(name).is_some_and(|v| v > limit);
-        if is_above("rollout/zero_std_groups", 0.8) {
-            tracing::warn!(
-                "step {step}: most groups score alike and teach nothing: choose other problems, or [prompts.dynamic]"
-            );
-        }
-        if is_above("rollout/truncated", 0.3) {
-            tracing::warn!("step {step}: many completions are cut off: raise the limit of `budget.tokens`");
-        }
-        if m.get("rollout/entropy").is_some_and(|e| e < 0.02) {
-            tracing::warn!(
-                "step {step}: the entropy has collapsed: lower `optim.learning_rate` or raise `objective.grpo.epsilon_high`"
-            );
-        }
-        if is_above("credit/rank_capped", 0.0) {
-            tracing::warn!(
-                "step {step}: some prompts have fewer right tokens than `credit.resrl.rank`, so their subspace holds all of them: lower it"
-            );
-        }
-        if is_above("rollout/logp_gap", 1e-3) {
-            tracing::warn!(
-                "step {step}: sampled and scored log-probs differ by more than 0.001: use `model.dtype` = `f32`"
-            );
+        let signs = [
+            (
+                is_above("rollout/zero_std_groups", 0.8),
+                "most groups score alike and teach nothing: choose other problems, or [prompts.dynamic]",
+            ),
+            (
+                is_above("prompts/substitutes", 0.0),
+                "no hard or no easy prompt is left in its band, so the nearest stands in: add problems or widen `prompts.pairing.band`; \
+                 `fallback` = `stop` ends the run here",
+            ),
+            (is_above("rollout/truncated", 0.3), "many completions are cut off: raise the limit of `budget.tokens`"),
+            (
+                m.get("rollout/entropy").is_some_and(|e| e < 0.02),
+                "the entropy has collapsed: lower `optim.learning_rate` or raise `objective.grpo.epsilon_high`",
+            ),
+            (
+                is_above("credit/rank_capped", 0.0),
+                "some prompts have fewer right tokens than `credit.resrl.rank`, so their subspace holds all of them: lower it",
+            ),
+            (
+                is_above("rollout/logp_gap", 1e-3),
+                "sampled and scored log-probs differ by more than 0.001: use `model.dtype` = `f32`",
+            ),
+        ];
+        for (_, text) in signs.into_iter().filter(|(holds, _)| *holds) {
+            if self.warned.get(text).is_none_or(|last| step >= last + 10) {
+                tracing::warn!("step {step}: {text}");
+                self.warned.insert(text, step);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How a run begins, goes on from a checkpoint, and is kept.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -74,6 +75,7 @@ impl<'a> Run<'a> {
             has_checked_gradients: false,
             idle_steps: 0,
             bad_steps: 0,
+            warned: BTreeMap::new(),
             policy,
             config,
             online,
