@@ -85,8 +85,8 @@ impl Run<'_> {
                 "some prompts have fewer right tokens than `credit.resrl.rank`, so their subspace holds all of them: lower it",
             ),
             (
-                is_above("rollout/logp_gap", 1e-3),
-                "sampled and scored log-probs differ by more than 0.001: use `model.dtype` = `f32`",
+                is_above("objective/grpo/mismatch_log_difference", 0.01),
+                "sampled and scored log-probs differ by more than 0.01: use `model.dtype` = `f32`",
             ),
         ];
         for (_, text) in signs.into_iter().filter(|(holds, _)| *holds) {
