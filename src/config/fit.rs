@@ -46,12 +46,13 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
 
 /// What works but is seldom meant, a line each.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let mut lines = config.objective.build().map(|o| o.warnings()).unwrap_or_default();
+    let objective = config.objective.build().ok();
+    let mut lines = objective.as_ref().map(|o| o.warnings()).unwrap_or_default();
     if let Some(advantage) = config.advantage.as_ref().and_then(|a| a.build().ok()) {
         lines.extend(advantage.warnings());
     }
     if let Kind::Online(online) = config.kind()
-        && matches!(config.objective, ObjectiveConfig::Real(_) | ObjectiveConfig::Adpo(_))
+        && objective.is_some_and(|o| o.compares_within_group())
         && online.train.epochs * online.train.minibatches == 1
     {
         lines.push(format!(

@@ -126,6 +126,12 @@ pub trait Objective: State + Send {
         matches!(self.rows(), Rows::Pairs { .. } | Rows::PassFail)
     }
 
+    /// Whether its loss sets the completions of one prompt against each other: it learns nothing from a group of one,
+    /// and at its first update it is a plain policy gradient.
+    fn compares_within_group(&self) -> bool {
+        false
+    }
+
     /// Which rows it learns from, if these are given examples.
     fn rows(&self) -> Rows {
         Rows::default()

@@ -1,6 +1,5 @@
 //! Whether the stages of a run that samples fit together.
 
-use candlewick_algorithms::objective::ObjectiveConfig;
 use candlewick_algorithms::prompts::PromptsConfig;
 use candlewick_algorithms::row::soft::mix::Mode;
 use candlewick_rewards::{Rewards, RewardsConfig};
@@ -109,8 +108,9 @@ fn groups(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
             ..Finding::at(&format!("budget.rollouts.{variant}.mean"), message)
         });
     }
-    if let (Some((variant, mean)), ObjectiveConfig::Real(_) | ObjectiveConfig::Adpo(_)) = (rollouts, &config.objective)
+    if let Some((variant, mean)) = rollouts
         && mean < 2.0
+        && stages.objective.compares_within_group()
         && findings.is_empty()
     {
         let message = format!(
