@@ -214,8 +214,8 @@ pub trait Reward: Send + Sync {
         None
     }
 
-    /// Called after each grading of a step, 0 for the first: figures of its own since the last call,
-    /// under bare names.
+    /// Called once a step, 0 for the first, when all its completions are graded: figures of its own since the
+    /// last call, under bare names.
     async fn figures(&self, _step: usize) -> Vec<(String, f64)> {
         Vec::new()
     }

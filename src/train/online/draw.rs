@@ -72,6 +72,10 @@ impl Run<'_> {
             }
         }
         seen.record(&self.rewards, metrics);
+        for (name, value) in self.runtime.block_on(self.rewards.figures(step)) {
+            metrics.set(format!("reward/{name}"), value);
+        }
+        clock.lap(metrics, "reward");
         ensure!(!kept.is_empty(), "no group was kept in step {step}: loosen the stage that refuses them");
         Ok(Drawn { batch: join(&kept)?, texts })
     }
@@ -152,9 +156,6 @@ impl Run<'_> {
 
         // 3. The scores that are still to come.
         let graded = grading::finish(&self.runtime, grading, total * self.rewards.names().len(), step + 1);
-        for (name, value) in self.runtime.block_on(self.rewards.figures(step)) {
-            metrics.set(format!("reward/{name}"), value);
-        }
         clock.lap(metrics, "reward");
         let batch = self.batch(&completions, &prompts, &shown, plan, &graded)?;
         Ok(Draw { batch, completions, prompts, texts, graded })
