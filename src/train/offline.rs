@@ -72,6 +72,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut recorder = Recorder::open(folder.path(), config.run.tensorboard, bytes)?;
     let examiner = Examiner::for_run(&policy, config, None)?;
     let base = match state.step {
+        _ if examiner.is_empty() => Vec::new(),
         0 => examiner.sit_base(&policy, &folder)?,
         _ => examiner.sit_base(&Policy::load(&config.model, &config.data)?, &folder)?,
     };
