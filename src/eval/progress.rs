@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::train::online::duration;
+use crate::train::account::duration;
 
 /// Seconds between two lines where there is no terminal.
 const PAUSE: Duration = Duration::from_secs(60);

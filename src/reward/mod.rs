@@ -8,9 +8,10 @@ use candle_core::{DType, Device};
 use candlewick_rewards::reward::Models;
 use candlewick_rewards::reward::reward_model::RewardModelConfig;
 use candlewick_rewards::reward::verifier::VerifierConfig;
-use candlewick_rewards::{ConfigError, Reward};
+use candlewick_rewards::{ConfigError, Reward, RewardsConfig};
 
 use crate::hub::{Hub, Weights};
+use crate::model::spec::DecoderSpec;
 
 /// Tokens run through a model at one time.
 const PACK_TOKENS: usize = 2048;
@@ -39,6 +40,22 @@ impl Models for LocalModels {
         };
         Ok(Box::new(load().map_err(|error| unusable("verifier", &error))?))
     }
+}
+
+/// Finds the folders of the models that rewards name, fetched from the Hub where they are not on this machine, and reads
+/// their shapes; loads no weight.
+///
+/// Errors: a model that is not there, or whose family is not known.
+pub fn find_models(config: &RewardsConfig) -> Result<(), ConfigError> {
+    let named = [
+        ("reward_model", config.reward_model.as_ref().map(|r| (&r.path, &r.revision))),
+        ("verifier", config.verifier.as_ref().map(|r| (&r.path, &r.revision))),
+    ];
+    for (reward, (path, revision)) in named.into_iter().filter_map(|(reward, at)| Some((reward, at?))) {
+        let found = folder(path, revision.as_deref(), reward).and_then(|folder| DecoderSpec::read(&folder));
+        found.map_err(|error| unusable(reward, &error))?;
+    }
+    Ok(())
 }
 
 fn folder(path: &str, revision: Option<&str>, reward: &str) -> Result<std::path::PathBuf> {

@@ -10,37 +10,47 @@ use candlewick_rewards::{Graded, Grading, Item, Rewards, RewardsConfig};
 use rayon::prelude::*;
 use tokio::runtime::Runtime;
 
-use super::online::{progress, say};
+use super::account::{progress, say};
 use crate::data::{Problem, Prompt};
 use crate::model::decoder::Decoder;
-use crate::reward::LocalModels;
+use crate::reward::{LocalModels, find_models};
 
 /// Failures that are written of each step.
 const KEPT_FAILURES: usize = 20;
 /// Waiting for scores is shown after this.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Builds the rewards of a run, starts them, and says what is doubtful about the data.
-pub(super) fn prepare(
-    config: &RewardsConfig,
-    folder: &Path,
-    policy: &Decoder,
-    problems: &[&Problem],
-    runtime: &Runtime,
-) -> Result<Rewards> {
+/// Builds the rewards of a run and starts them, but for the models of those that need one: a program, a service, a
+/// sandbox or a model's folder that is missing is told before any weight is loaded.
+pub(super) fn prepare(config: &RewardsConfig, folder: &Path, runtime: &Runtime) -> Result<Rewards> {
     let mut config = config.clone();
     if let Some(judge) = &mut config.judge {
         judge.cache.get_or_insert_with(|| folder.join("judge-cache.jsonl"));
     }
-    let models = LocalModels { device: policy.device().clone(), dtype: policy.params.dtype() };
-    let rewards = Rewards::load(&config, &models)?;
+    find_models(&config)?;
+    let rewards = Rewards::new(&config)?;
     runtime.block_on(rewards.start())?.iter().for_each(|line| say(line));
-    tell_doubts(&rewards, problems);
     Ok(rewards)
 }
 
+/// Loads the models of those that need one, on the policy's device and in its number type.
+pub(super) fn load_models(
+    rewards: &mut Rewards,
+    config: &RewardsConfig,
+    policy: &Decoder,
+    runtime: &Runtime,
+) -> Result<()> {
+    let Some(config) = config.with_models() else { return Ok(()) };
+    let models = LocalModels { device: policy.device().clone(), dtype: policy.params.dtype() };
+    let loaded = Rewards::load(&config, &models)?;
+    runtime.block_on(loaded.start())?.iter().for_each(|line| say(line));
+    rewards.replace(loaded);
+    Ok(())
+}
+
 /// Counts the problems whose data a reward cannot use, and shows the first of each.
-fn tell_doubts(rewards: &Rewards, problems: &[&Problem]) {
+pub(super) fn tell_doubts(rewards: &Rewards, pool: &[(Problem, Vec<u32>)]) {
+    let problems: Vec<&Problem> = pool.iter().map(|(problem, _)| problem).collect();
     let doubts: Vec<Vec<(&str, String)>> =
         problems.par_iter().map(|problem| rewards.doubts(&item_of(problem))).collect();
     for name in rewards.names() {

@@ -4,6 +4,7 @@
 //! [`update`]. A run's folder holds the resolved config, metrics, sampled completions, checkpoints
 //! and the closing report.
 
+pub(crate) mod account;
 pub mod audit;
 pub mod checkpoint;
 pub mod evaluate;

@@ -6,28 +6,29 @@ use anyhow::{Result, ensure};
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
 
+use super::account::{duration, finish, say};
 use super::checkpoint::{self, State};
 use super::evaluate::{self, Examiner, line, step_rng};
 use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
-use super::online::{check_every_parameter, duration, finish, rate, say};
 use super::policy::{Policy, Reference};
 use super::radius::Probe;
 use super::ranking::Ranking;
 use super::reference::ReferenceLogps;
-use super::update::gradient;
+use super::update::{check_every_parameter, gradient};
 use crate::config::{Config, ObjectiveConfig, Offline};
-use crate::data::{self, Split};
+use crate::data::{self, Dataset, Split};
 use crate::hub::Hub;
 use crate::model::params::Grads;
-use crate::optim::AdamW;
+use crate::optim::{AdamW, learning_rate};
 
 /// Runs or resumes an offline run.
 pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let folder = RunFolder::open(config, resume)?;
     let mut objective = config.objective.build()?;
     let needs = objective.needs();
+    let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
     let mut policy = Policy::for_run(config, needs.reference())?;
     super::check_model(config, &policy.decoder.spec)?;
     if needs.score_leaf {
@@ -35,7 +36,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     let max_length = max_length(config, offline, objective.as_ref(), &policy);
     let ranking = Ranking::for_run(config, objective.as_ref(), &policy, max_length)?;
-    let mut examples = load(config, max_length, objective.as_ref(), &policy)?;
+    let mut examples = read(config, &dataset, max_length, objective.as_ref(), &policy)?;
+    drop(dataset);
     let reference = reference(config, &mut policy, &mut examples, &needs)?;
     examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
     examples.audit.write(&folder.join("audit.json"))?;
@@ -70,6 +72,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut recorder = Recorder::open(folder.path(), config.run.tensorboard, bytes)?;
     let examiner = Examiner::for_run(&policy, config, None)?;
     let base = match state.step {
+        _ if examiner.is_empty() => Vec::new(),
         0 => examiner.sit_base(&policy, &folder)?,
         _ => examiner.sit_base(&Policy::load(&config.model, &config.data)?, &folder)?,
     };
@@ -106,7 +109,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         grads.clear();
         let update =
             gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, Some(config.run.seed ^ state.step as u64))?;
-        let lr = rate(&config.optim, state.scheduled_steps, steps);
+        let lr = learning_rate(&config.optim, state.scheduled_steps, steps);
         let mut metrics = Step::default();
         let probe = Probe::before(&policy, &batch, config.optim.radius.as_ref(), state.scheduled_steps)?;
         let report = optimiser.step_with_loss(&policy.decoder.params, &grads, lr, update.loss)?;
@@ -201,8 +204,13 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
 }
 
 /// Examples as the objective takes them.
-fn load(config: &Config, max_length: usize, objective: &dyn Objective, policy: &Policy) -> Result<Examples> {
-    let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
+fn read(
+    config: &Config,
+    dataset: &Dataset,
+    max_length: usize,
+    objective: &dyn Objective,
+    policy: &Policy,
+) -> Result<Examples> {
     let rows = objective.rows();
     let reading = Reading {
         rows,
@@ -212,7 +220,7 @@ fn load(config: &Config, max_length: usize, objective: &dyn Objective, policy: &
         seed: config.run.seed,
         objective: config.objective.variant(),
     };
-    Examples::read(&dataset, &policy.renderer, &reading)
+    Examples::read(dataset, &policy.renderer, &reading)
 }
 
 /// Most tokens of prompt and answer.

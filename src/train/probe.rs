@@ -17,8 +17,8 @@ use candlewick_algorithms::success::Success;
 use candlewick_rewards::{Item, Rewards};
 use serde::{Deserialize, Serialize};
 
+use super::account::{progress, say};
 use super::grading;
-use super::online::{progress, say};
 use super::policy::Policy;
 use crate::config::{Config, Online};
 use crate::data::{self, Problem, Split};
@@ -99,8 +99,12 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
         seed: config.run.seed,
     };
     let (mut file, done) = open(output, &header)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
+    let mut rewards = grading::prepare(online.reward, output.parent().unwrap_or(Path::new(".")), &runtime)?;
     let policy = Policy::load(&config.model, &config.data)?;
-    let pool = pool(config, &policy, settings)?;
+    grading::load_models(&mut rewards, online.reward, &policy.decoder, &runtime)?;
+    let pool = pool(problems, &policy, settings)?;
     let waiting: Vec<usize> = (0..pool.len()).filter(|&i| !done.contains_key(&pool[i].0.id)).collect();
     say(&format!(
         "{} problems x {} rollouts; {} are in {} already",
@@ -109,10 +113,7 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
         pool.len() - waiting.len(),
         output.display()
     ));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let problems: Vec<&Problem> = pool.iter().map(|(problem, _)| problem).collect();
-    let beside = output.parent().unwrap_or(Path::new("."));
-    let rewards = grading::prepare(online.reward, beside, &policy.decoder, &problems, &runtime)?;
+    grading::tell_doubts(&rewards, &pool);
     let bar = progress(waiting.len() as u64 * settings.rollouts as u64, "probing");
     let mut records: Vec<Record> = done.into_values().collect();
     for chunk in waiting.chunks(PROBLEMS) {
@@ -154,8 +155,7 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
 }
 
 /// The problems that are probed, with their prompts' ids.
-fn pool(config: &Config, policy: &Policy, settings: &Settings) -> Result<Vec<(Problem, Vec<u32>)>> {
-    let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
+fn pool(problems: Vec<Problem>, policy: &Policy, settings: &Settings) -> Result<Vec<(Problem, Vec<u32>)>> {
     let mut pool = policy.renderer.prompts(problems, policy.decoder.spec.max_positions)?.kept;
     if let Some(path) = &settings.again {
         let earlier = read(path)?;

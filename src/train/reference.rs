@@ -12,9 +12,9 @@ use candlewick_algorithms::preference::{Answers, Pair, share};
 use candlewick_algorithms::{Batch, Needs, Table};
 use sha2::{Digest, Sha256};
 
+use super::account::progress;
 use super::checkpoint::checksum;
 use super::examples::Examples;
-use super::online::progress;
 use super::policy::{Policy, Reference};
 use crate::model::weights::{self, Weights};
 

@@ -258,6 +258,17 @@ pub fn gradient(
     Ok(update)
 }
 
+/// The first step whose gradient is not zero must reach every trainable parameter, but an embedding
+/// table apart from the head where inputs are fixed.
+pub(super) fn check_every_parameter(policy: &Policy, grads: &Grads, has_fixed_inputs: bool) -> Result<()> {
+    let mut missing = grads.untouched(&policy.decoder.params)?;
+    missing.retain(|name| !(has_fixed_inputs && *name == "model.embed_tokens.weight"));
+    // B starts at zero, so A has no gradient in the very first step.
+    missing.retain(|name| !name.contains(".lora_A."));
+    ensure!(missing.is_empty(), "no gradient reaches {} trainable tensors, `{}` first", missing.len(), missing[0]);
+    Ok(())
+}
+
 /// Rows that can have a gradient.
 pub(super) fn live_rows(objective: &dyn Objective, batch: &Batch) -> Vec<bool> {
     let skips = objective.rests_without_advantage();

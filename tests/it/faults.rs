@@ -75,6 +75,27 @@ fn data_that_cannot_be_used_is_told() {
     fails(&folder, &["data.train=\"absent.jsonl\""], &["absent.jsonl"]);
 }
 
+/// The weights cannot be read either, and would be told of if they were loaded first.
+#[test]
+fn what_rewards_and_data_lack_is_told_before_weights_are_loaded() {
+    let folder = Folder::new();
+    folder.write("run.toml", &ONLINE.replace("generated:addition", "generated:sums"));
+    std::fs::write(copied(&folder).join("model.safetensors"), "no weights").unwrap();
+    fails(&folder, &[], &["model.safetensors"]);
+    fails(&folder, &["reward.command.program=[\"no-such-program\"]"], &["`no-such-program` cannot be started"]);
+    fails(&folder, &["reward.reward_model.path=\"absent-model\""], &["[reward.reward_model]", "absent-model"]);
+    fails(&folder, &["data.train=\"absent.jsonl\""], &["absent.jsonl"]);
+    let probe = folder.run(&[
+        "probe",
+        "run.toml",
+        "--output",
+        "rates.jsonl",
+        "--set",
+        "reward.command.program=[\"no-such-program\"]",
+    ]);
+    assert!(probe.stderr.contains("`no-such-program` cannot be started"), "{}", probe.stderr);
+}
+
 #[test]
 fn a_config_without_training_data_is_refused_before_anything_is_read() {
     let folder = Folder::new();

@@ -32,10 +32,8 @@ const OBJECTIVE: &str = "[objective.grpo]\n";
 const REAL: [(&str, &str); 2] = [(ADVANTAGE, ""), (OBJECTIVE, "[objective.real]\n[train.online]\nminibatches = 2\n")];
 const ADPO: [(&str, &str); 1] =
     [(OBJECTIVE, "[objective.adpo]\ntau = 0.5\nlength_normalize = true\n[train.online]\nminibatches = 2\n")];
-const PAIRING: [(&str, &str); 2] = [
-    (PROMPTS, "[prompts.pairing]\npairs = 12\nwindow = 16\nband = 4\nfallback = \"midrange\"\n"),
-    (ADVANTAGE, "[advantage.pairing]\n"),
-];
+const PAIRING: [(&str, &str); 2] =
+    [(PROMPTS, "[prompts.pairing]\npairs = 12\nwindow = 16\nband = 4\n"), (ADVANTAGE, "[advantage.pairing]\n")];
 const KNAPSACK: [(&str, &str); 2] = [
     (ROLLOUTS, "[budget.rollouts.knapsack]\nmean = 8\nn_up = 32\nmin_count = 4\n"),
     (ADVANTAGE, "[advantage.group]\neps = 1e-6\nclip = 5.0\n"),

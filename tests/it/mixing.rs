@@ -58,3 +58,18 @@ fn a_mixer_is_resumed_with_what_it_learned() {
     let again: Vec<f64> = steps(&whole).iter().map(|s| s["advantage/mix_weight_math"].as_f64().unwrap()).collect();
     assert_eq!(again, weights);
 }
+
+/// An objective that looks at each batch before it learns from it sees the reward that a gradient is taken of.
+#[test]
+fn gradients_of_rewards_are_those_of_any_objective() {
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/gradient-mix.toml")).unwrap();
+    let path = folder.path().join("adpo.toml");
+    let objective = "[objective.adpo.adaptive]\n[train.online]\nminibatches = 2\n";
+    std::fs::write(&path, text.replace("[objective.grpo]\n", objective)).unwrap();
+    let run = train(folder.path(), path.to_str().unwrap(), "adpo", &[], &["run.steps=2", "run.save_every=0"]);
+    for step in steps(&run) {
+        assert!(step["advantage/mix_cosine"].is_f64() && step["objective/adpo/tau"].is_f64(), "{step}");
+    }
+}

@@ -16,7 +16,6 @@ pub mod w_reinforce;
 mod verdict;
 mod whiten;
 
-use crate::batch::Advantages;
 use crate::registry::variants;
 use crate::{Batch, Metrics, Needs, Result, State};
 
@@ -71,9 +70,9 @@ pub trait Advantage: State + Send {
         Vec::new()
     }
 
-    /// The advantages of each reward alone, where a mixer asks for their gradients: the loop then gives the
-    /// Gram matrix of those gradients to [`Advantage::weigh`], and only then calls [`Advantage::apply`].
-    fn parts(&mut self, _batch: &Batch) -> Result<Option<Vec<Advantages>>> {
+    /// The batch with the advantages of each reward alone, where a mixer asks for their gradients: the loop then
+    /// gives the Gram matrix of those gradients to [`Advantage::weigh`], and only then calls [`Advantage::apply`].
+    fn parts(&mut self, _batch: &Batch) -> Result<Option<Vec<Batch>>> {
         Ok(None)
     }
 

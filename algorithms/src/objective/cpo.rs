@@ -4,10 +4,10 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pairs::{Pairs, report_mean, require, smoothed};
+use super::pairs::{Pairs, check, finish, smoothed};
 use super::scalar::positive_part;
-use super::{Leaves, Loss, Objective, Reads, Rows};
-use crate::{Batch, Metrics, Needs, Result, State};
+use super::{Leaves, Loss, Objective, Rows};
+use crate::{Batch, Result, State};
 
 /// The loss of a pair; z = logp(chosen) - logp(rejected), b is beta, e the label smoothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,62 +73,13 @@ impl Cpo {
     }
 }
 
-/// Settings that `cpo` and `simpo` share.
-pub(super) fn check(stage: &str, beta: f64, label_smoothing: f64, nll_weight: f64) -> Result<()> {
-    require(beta > 0.0, format!("{stage}.beta"), beta, "set it above 0")?;
-    let is_share = (0.0..0.5).contains(&label_smoothing);
-    require(is_share, format!("{stage}.label_smoothing"), label_smoothing, "it is a share from 0 to below 0.5")?;
-    require(nll_weight >= 0.0, format!("{stage}.nll_weight"), nll_weight, "it is 0 or above")
-}
-
-/// mean over pairs + `nll_weight` x imitation, with the metrics of a loss without a reference:
-/// `loss_preference`, `nll` (nats a chosen token), and rewards b logp of an answer under `rewards`.
-pub(super) fn finish(pairs: &Pairs, per_pair: &Tensor, nll_weight: f64, rewards: (&Tensor, &Tensor)) -> Result<Loss> {
-    let mut metrics = Metrics::new();
-    let mut value = pairs.mean(per_pair)?;
-    let nll = pairs.chosen_nll()?;
-    let tokens = pairs.chosen.mask.sum();
-    metrics.mean("nll", nll.to_scalar::<f64>()? * pairs.chosen_tokens / tokens, tokens);
-    if nll_weight != 0.0 {
-        value = (value + (nll * nll_weight)?)?;
-    }
-    report_mean(&mut metrics, "loss_preference", per_pair)?;
-    pairs.report(&mut metrics)?;
-    report_rewards(&mut metrics, rewards)?;
-    Ok(Loss { value, metrics })
-}
-
-/// `reward_chosen`, `reward_rejected`, `reward_margin`, `reward_accuracy` (strict) of rewards [B].
-pub(super) fn report_rewards(metrics: &mut Metrics, (chosen, rejected): (&Tensor, &Tensor)) -> Result<()> {
-    let (c, r) = (chosen.to_vec1::<f64>()?, rejected.to_vec1::<f64>()?);
-    let b = c.len() as f64;
-    let mean = |f: &dyn Fn(usize) -> f64| (0..c.len()).map(f).sum::<f64>() / b;
-    metrics.mean("reward_chosen", mean(&|i| c[i]), b);
-    metrics.mean("reward_rejected", mean(&|i| r[i]), b);
-    metrics.mean("reward_margin", mean(&|i| c[i] - r[i]), b);
-    metrics.mean("reward_accuracy", mean(&|i| f64::from(u8::from(c[i] > r[i]))), b);
-    Ok(())
-}
-
 impl Objective for Cpo {
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
-
-    fn reads(&self) -> Reads {
-        Reads::default()
-    }
-
     fn rows(&self) -> Rows {
         Rows::Pairs { with_prompt: false }
     }
 
     fn couples_rows(&self) -> bool {
         false
-    }
-
-    fn couples_group(&self) -> bool {
-        true
     }
 
     fn loss(&self, batch: &Batch, leaves: &Leaves) -> Result<Loss> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pairs::{leaf_rows, masked, require, vector};
 use super::scalar::sigmoid;
-use super::{Leaves, Loss, Objective, Reads, Rows};
+use super::{Leaves, Loss, Objective, Rows};
 use crate::batch::Role;
 use crate::{Batch, Error, Metrics, Needs, Result, State};
 
@@ -119,10 +119,6 @@ fn log_ratios(batch: &Batch, leaves: &Leaves, rows: &[usize]) -> Result<Tensor> 
 impl Objective for Kto {
     fn needs(&self) -> Needs {
         Needs { ref_logp: true, ..Needs::default() }
-    }
-
-    fn reads(&self) -> Reads {
-        Reads::default()
     }
 
     fn rows(&self) -> Rows {

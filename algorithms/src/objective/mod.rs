@@ -107,11 +107,15 @@ pub enum Rows {
 
 /// A loss over leaves.
 pub trait Objective: State + Send {
-    /// What it needs of the scoring pass and of the leaves.
-    fn needs(&self) -> Needs;
+    /// What it needs of the scoring pass and of the leaves, besides log-probs.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
 
-    /// What it uses of the batch.
-    fn reads(&self) -> Reads;
+    /// What it uses of the batch. One that reads nothing of it learns from given examples.
+    fn reads(&self) -> Reads {
+        Reads::default()
+    }
 
     /// Whether a row's gradient depends on other rows' leaves, beyond the step's [`crate::batch::Totals`].
     ///
@@ -119,8 +123,14 @@ pub trait Objective: State + Send {
     fn couples_rows(&self) -> bool;
 
     /// Whether a row's gradient depends on the other rows of its group, and on no more: then a
-    /// micro-batch never holds a part of a group.
+    /// micro-batch never holds a part of a group. So it is with pairs, each of which is a group.
     fn couples_group(&self) -> bool {
+        matches!(self.rows(), Rows::Pairs { .. } | Rows::PassFail)
+    }
+
+    /// Whether its loss sets the completions of one prompt against each other: it learns nothing from a group of one,
+    /// and at its first update it is a plain policy gradient.
+    fn compares_within_group(&self) -> bool {
         false
     }
 
@@ -175,7 +185,7 @@ pub trait Objective: State + Send {
         Vec::new()
     }
 
-    /// Looks at a whole rollout batch once, before its first update and before the totals of any
+    /// Looks at the whole batch that is trained on, once, before its first update and before the totals of any
     /// step are counted; may clear the mask of tokens that are not to be trained on.
     fn prepare(&mut self, _batch: &mut Batch) -> Result<()> {
         Ok(())

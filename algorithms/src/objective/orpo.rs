@@ -4,12 +4,11 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::cpo::report_rewards;
-use super::pairs::{Pairs, leaf_rows, report_mean, require};
+use super::pairs::{Pairs, leaf_rows, report_mean, report_rewards, require};
 use super::scalar::{log_one_minus_exp, log_sigmoid};
-use super::{Leaves, Loss, Objective, Reads, Rows};
+use super::{Leaves, Loss, Objective, Rows};
 use crate::batch::Role;
-use crate::{Batch, Metrics, Needs, Result, State};
+use crate::{Batch, Metrics, Result, State};
 
 /// Odds ratio preference optimisation: supervised fine-tuning on the chosen answer with a penalty on the odds of
 /// the rejected one. One stage instead of two, no reference.
@@ -50,24 +49,12 @@ pub(crate) fn log_odds(pairs: &Pairs) -> Result<Tensor> {
 }
 
 impl Objective for Orpo {
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
-
-    fn reads(&self) -> Reads {
-        Reads::default()
-    }
-
     fn rows(&self) -> Rows {
         Rows::Pairs { with_prompt: self.include_prompt }
     }
 
     fn couples_rows(&self) -> bool {
         false
-    }
-
-    fn couples_group(&self) -> bool {
-        true
     }
 
     /// Metrics: `nll` (nats a token), `log_odds_ratio` = log sigmoid(log odds), `log_odds`, and those of pairs.

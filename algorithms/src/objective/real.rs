@@ -244,6 +244,10 @@ impl Objective for Real {
         true
     }
 
+    fn compares_within_group(&self) -> bool {
+        true
+    }
+
     fn needs_binary_verdict(&self) -> bool {
         true
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pairs::{report_mean, require, smoothed, vector};
 use super::scalar::log_sigmoid;
-use super::{Leaves, Loss, Objective, Reads, Rows};
+use super::{Leaves, Loss, Objective, Rows};
 use crate::batch::Role;
 use crate::{Batch, Error, Metrics, Needs, Result, State};
 
@@ -157,10 +157,6 @@ impl Objective for RewardModel {
         Needs { score_leaf: true, ..Needs::default() }
     }
 
-    fn reads(&self) -> Reads {
-        Reads::default()
-    }
-
     fn rows(&self) -> Rows {
         match self.win_tie {
             Some(_) => Rows::PassFail,
@@ -170,10 +166,6 @@ impl Objective for RewardModel {
 
     fn couples_rows(&self) -> bool {
         false
-    }
-
-    fn couples_group(&self) -> bool {
-        true
     }
 
     /// Metrics: `reward_accuracy` (share of decided pairs with r_c > r_r), `reward_margin`, `reward_min`,

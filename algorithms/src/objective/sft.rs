@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Leaves, Loss, Objective, Reads};
-use crate::{Batch, Error, Metrics, Needs, Result, State, Table};
+use super::{Leaves, Loss, Objective};
+use crate::{Batch, Error, Metrics, Result, State, Table};
 
 /// How the negative log-likelihoods of tokens are averaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,14 +53,6 @@ impl Sft {
 const STAGE: &str = "objective.sft";
 
 impl Objective for Sft {
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
-
-    fn reads(&self) -> Reads {
-        Reads::default()
-    }
-
     fn couples_rows(&self) -> bool {
         false
     }

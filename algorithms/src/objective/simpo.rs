@@ -4,10 +4,9 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::cpo::{check, finish};
-use super::pairs::{Pairs, require, smoothed};
-use super::{Leaves, Loss, Objective, Reads, Rows};
-use crate::{Batch, Needs, Result, State};
+use super::pairs::{Pairs, check, finish, require, smoothed};
+use super::{Leaves, Loss, Objective, Rows};
+use crate::{Batch, Result, State};
 
 /// Simple preference optimisation: the reward of an answer is b times its mean log-prob a token, so that
 /// length does not pay, and the chosen one must lead by a margin.
@@ -66,24 +65,12 @@ impl Simpo {
 }
 
 impl Objective for Simpo {
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
-
-    fn reads(&self) -> Reads {
-        Reads::default()
-    }
-
     fn rows(&self) -> Rows {
         Rows::Pairs { with_prompt: false }
     }
 
     fn couples_rows(&self) -> bool {
         false
-    }
-
-    fn couples_group(&self) -> bool {
-        true
     }
 
     fn loss(&self, batch: &Batch, leaves: &Leaves) -> Result<Loss> {

@@ -16,11 +16,14 @@ use crate::{Batch, Error, Result, State};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
-    /// The step has fewer pairs.
+    /// The step has fewer pairs. Where not one is left, it has one whose missing side is the measured prompt nearest to
+    /// its band, with a warning and the metric `substitutes`.
     #[default]
     FewerPairs,
     /// The short side takes the prompts nearest to its band from between the bands; they are counted.
     Midrange,
+    /// The step has fewer pairs, and the run stops where not one is left.
+    Stop,
 }
 
 /// Each step pairs a hard prompt q+, solved rarely but not never, with an easy one q-, failed rarely but not never.
@@ -29,8 +32,9 @@ pub enum Fallback {
 /// <= k <= n - 1. It stays until a hard one's share exceeds `promote_at` (or an easy one's falls under
 /// 1 - `promote_at`), or an easy one is right in all outcomes of two windows; with k = 0 or k = n it waits. Of each
 /// side the least used come first, then the rarest by a fading mean, then the smallest id; both sides of
-/// a step are equal in number. Pairs whose two groups have no difference are refused and others drawn. Rates come
-/// from `data.probe` and from training itself. A run on one pair is `pairs` = 1 and a pool of two problems.
+/// a step are equal in number. Pairs whose two groups have no difference are refused and others drawn, or, where
+/// there is no other, the same once more. Rates come from `data.probe` and from training itself. A run on one pair
+/// is `pairs` = 1 and a pool of two problems.
 ///
 /// With few outcomes a prompt of rate 1/2 looks rare now and then: probe with 32 or more. One pair overfits:
 /// stop on held-out score. Rare events must be met: with p = 1/8, 8 rollouts miss it in 34 % of the groups.
@@ -175,10 +179,14 @@ struct Step {
     first: usize,
     /// Pairs kept so far.
     kept: usize,
+    /// Draws so far.
+    draws: usize,
     /// Prompts that were only measured.
     measured: BTreeSet<PromptId>,
     /// Prompts from between the bands.
     midrange: usize,
+    /// Prompts that stand for a side that has none left.
+    substitutes: usize,
 }
 
 struct Pairs {
@@ -274,6 +282,48 @@ impl Pairs {
         (hard, easy)
     }
 
+    /// What a step that has kept no pair makes do with where the bands hold no other: the pairs just refused, once more; else,
+    /// unless `fallback` is `stop`, one with the measured prompt nearest to its band on the side that has none.
+    fn last_resort(&mut self, success: &Success, pool: usize) -> Vec<[PromptId; 2]> {
+        match self.settings.fallback {
+            _ if !self.step.pairs.is_empty() => self.step.pairs.clone(),
+            Fallback::Stop => Vec::new(),
+            _ => self.substitute(success, pool).into_iter().collect(),
+        }
+    }
+
+    fn substitute(&mut self, success: &Success, pool: usize) -> Option<[PromptId; 2]> {
+        let own = |side| self.eligible(success, pool, side).first().copied();
+        let nearest = |side, other| self.nearest(success, pool, side).into_iter().find(|id| Some(*id) != other);
+        let (own_hard, own_easy) = (own(Side::Hard), own(Side::Easy));
+        let hard = own_hard.or_else(|| nearest(Side::Hard, own_easy))?;
+        let easy = own_easy.or_else(|| nearest(Side::Easy, Some(hard)))?;
+        self.step.substitutes = usize::from(own_hard.is_none()) + usize::from(own_easy.is_none());
+        Some([hard, easy])
+    }
+
+    /// Measured prompts from the nearest to a side's band on: those of the side that rest, others with both outcomes, then
+    /// those without.
+    fn nearest(&self, success: &Success, pool: usize, side: Side) -> Vec<PromptId> {
+        let far = |k: usize, n: usize, id: PromptId, tally: &Tally| match (k, side) {
+            _ if k >= 1 && k < n => u64::from(self.side_now(id, tally) != Some(side)),
+            (0, Side::Hard) => 2,
+            (_, Side::Easy) if k == n => 2,
+            _ => 3,
+        };
+        let mut found: Vec<_> = success
+            .iter()
+            .filter(|(id, _)| *id < pool)
+            .filter_map(|(id, tally)| {
+                let (k, n) = self.newest(tally)?;
+                let (_, rarity, _) = self.rank(id, side, tally);
+                Some((far(k, n, id, tally), rarity, id))
+            })
+            .collect();
+        sort(&mut found);
+        found.into_iter().map(|(.., id)| id).collect()
+    }
+
     /// Prompts to be measured again: those that wait with k = 0 or k = n, then unknown ones.
     fn reserve(&self, success: &Success, pool: usize, rng: &mut Rng) -> Vec<PromptId> {
         let due = self.settings.reprobe_every.is_some_and(|every| (self.memory.steps + 1).is_multiple_of(every as u64));
@@ -303,7 +353,7 @@ impl Pairs {
             )
         } else {
             format!(
-                "of {known} measured prompts {hard} lie in the band of hard ones (solved rarely, not never) and {easy} in that of easy ones (failed rarely, not never), and a pair takes one of each: widen `band`, set `fallback` to \"midrange\", add problems, or probe with more rollouts"
+                "of {known} measured prompts {hard} lie in the band of hard ones (solved rarely, not never) and {easy} in that of easy ones (failed rarely, not never), and a pair takes one of each: widen `band`, set `fallback` to \"midrange\" or \"fewer_pairs\", add problems, or probe with more rollouts"
             )
         };
         Error::Exhausted { stage: STAGE, why }
@@ -316,21 +366,29 @@ fn sort(found: &mut [(u64, f64, PromptId)]) {
 
 impl Prompts for Pairs {
     /// Pairs as `[hard, easy, hard, easy, ...]`, `n` / 2 at most, then prompts that are only to be measured.
-    /// Empty once the step's pairs were drawn as far as the bands reach.
+    /// Empty once the step has a pair and the bands no other.
     fn choose(&mut self, pool: usize, success: &Success, n: usize, rng: &mut Rng) -> Result<Vec<PromptId>> {
         let reserve = self.reserve(success, pool, rng);
         let (hard, easy) = self.sides(success, pool, n / 2);
-        if hard.is_empty() && self.step.kept == 0 && self.step.drawn.is_empty() && reserve.is_empty() {
-            return Err(self.nothing_to_pair(success, pool));
-        }
         let is_midrange = |id: &PromptId| self.side_now(*id, &success.get(*id)).is_none();
         self.step.midrange += hard.iter().chain(&easy).filter(|id| is_midrange(id)).count();
+        let mut pairs: Vec<[PromptId; 2]> = hard.into_iter().zip(easy).map(|(h, e)| [h, e]).collect();
+        let has_own = !pairs.is_empty();
+        if !has_own && self.step.kept == 0 {
+            pairs.extend(self.last_resort(success, pool));
+        }
+        if pairs.is_empty() && self.step.kept == 0 && reserve.is_empty() {
+            return Err(self.nothing_to_pair(success, pool));
+        }
         self.step.first += self.step.pairs.len();
-        self.step.pairs = hard.into_iter().zip(easy).map(|(h, e)| [h, e]).collect();
+        self.step.pairs = pairs;
         for &[h, e] in &self.step.pairs {
             for (id, side) in [(h, Side::Hard), (e, Side::Easy)] {
                 let record = self.memory.records.entry(id).or_default();
-                record.side = Some(side);
+                // Who stands in for a side does not come to belong to it.
+                if has_own {
+                    record.side = Some(side);
+                }
                 record.uses += 1;
                 record.last = Some(self.memory.steps);
             }
@@ -365,29 +423,39 @@ impl Prompts for Pairs {
         }
     }
 
-    /// Keeps both groups of a pair, or neither. Metrics: `pairs` kept, `refused` (no difference on either side),
-    /// `short` (pairs that the bands could not fill), `midrange` (prompts from between the bands),
-    /// `measured` (prompts sampled only for their rate), `known` (prompts that have or had a side).
+    /// Keeps both groups of a pair, or neither; unless `fallback` is `stop`, the last draw of a step keeps one pair in any
+    /// case. Metrics: `pairs` kept, `refused` (no difference on either side), `flat` (kept without one), `short` (pairs that the
+    /// bands could not fill), `midrange` (prompts from between the bands), `substitutes` (prompts for a side that has none
+    /// left; above 0 the problems are used up), `measured` (prompts sampled only for their rate), `known` (prompts that
+    /// have or had a side).
     fn accept(&mut self, draw: &Batch) -> Result<Accepted> {
         let groups = draw.groups();
         let at = |id: PromptId| groups.iter().position(|g| draw.group[g.start] == id);
         let mut accepted = Accepted::default();
-        let mut refused = 0;
+        let mut flat = Vec::new();
         for pair in &self.step.pairs {
             let [Some(hard), Some(easy)] = pair.map(at) else { continue };
             if has_difference(draw, &groups[hard]) || has_difference(draw, &groups[easy]) {
                 accepted.keep.extend([hard, easy]);
             } else {
-                refused += 1;
+                flat.push([hard, easy]);
             }
+        }
+        self.step.draws += 1;
+        let is_last = self.step.draws >= self.settings.max_draws && self.settings.fallback != Fallback::Stop;
+        let refused = flat.len();
+        if is_last && self.step.kept == 0 && accepted.keep.is_empty() {
+            accepted.keep.extend(flat.drain(..flat.len().min(1)).flatten());
         }
         let pairs = accepted.keep.len() / 2;
         self.step.kept += pairs;
         let m = &mut accepted.metrics;
         m.sum("pairs", pairs as f64);
-        m.sum("refused", f64::from(refused));
-        m.max("short", self.settings.pairs.saturating_sub(self.step.kept) as f64);
+        m.sum("refused", flat.len() as f64);
+        m.sum("flat", (refused - flat.len()) as f64);
+        m.min("short", self.settings.pairs.saturating_sub(self.step.kept) as f64);
         m.max("midrange", self.step.midrange as f64);
+        m.max("substitutes", self.step.substitutes as f64);
         m.sum("measured", self.step.measured.len() as f64);
         m.max("known", self.memory.records.len() as f64);
         Ok(accepted)

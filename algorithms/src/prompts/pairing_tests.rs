@@ -38,6 +38,7 @@ fn the_rarest_come_first_and_the_least_used_before_them() {
     let mut stage = Pairing { pairs: 1, ..Pairing::default() }.build().unwrap();
     assert_eq!(choose(stage.as_mut(), &success, 2), [3, 5]);
     assert_eq!(choose(stage.as_mut(), &success, 2), [0, 1], "another draw of the step brings others");
+    stage.accept(&draw(&[0, 1], &[1, 3])).unwrap();
     assert!(choose(stage.as_mut(), &success, 2).is_empty(), "the bands are used up in this step");
     end_of_step(stage.as_mut());
     assert_eq!(choose(stage.as_mut(), &success, 2), [3, 5], "a new step, equal uses");
@@ -65,6 +66,41 @@ fn a_pair_without_any_difference_is_refused_as_a_whole() {
     assert_eq!(chosen, [0, 2, 1, 3]);
     let accepted = stage.accept(&draw(&chosen, &[0, 4, 0, 3])).unwrap();
     assert_eq!((accepted.keep, accepted.metrics.get("refused")), (vec![2, 3], Some(1.0)));
+}
+
+#[test]
+fn a_refused_pair_is_drawn_again_where_there_is_no_other_and_kept_at_last() {
+    let success = known(&[1, 15]);
+    for (fallback, kept) in [(Fallback::FewerPairs, vec![0, 1]), (Fallback::Stop, Vec::new())] {
+        let mut stage = Pairing { max_draws: 2, fallback, ..Pairing::default() }.build().unwrap();
+        assert_eq!(choose(stage.as_mut(), &success, 2), [0, 1]);
+        let first = stage.accept(&draw(&[0, 1], &[0, 4])).unwrap();
+        assert_eq!((first.keep, first.metrics.get("refused")), (vec![], Some(1.0)));
+        assert_eq!(choose(stage.as_mut(), &success, 2), [0, 1], "the same once more");
+        let last = stage.accept(&draw(&[0, 1], &[0, 4])).unwrap();
+        assert_eq!((last.metrics.get("flat"), last.keep), (Some(kept.len() as f64 / 2.0), kept), "{fallback:?}");
+    }
+}
+
+#[test]
+fn a_side_with_no_prompt_left_takes_the_nearest_and_says_so_or_stops() {
+    let mut success = known(&[6, 15, 0]);
+    let settings = Pairing { window: 16, ..Pairing::default() };
+    let mut stage = settings.build().unwrap();
+    for _ in 0..2 {
+        let chosen = choose(stage.as_mut(), &success, 2);
+        assert_eq!(chosen, [0, 1], "6 of 16 is nearer to the hard band than no success at all");
+        let accepted = stage.accept(&draw(&chosen, &[2, 3])).unwrap();
+        assert_eq!(accepted.metrics.get("substitutes"), Some(1.0), "and does not become hard by it");
+        end_of_step(stage.as_mut());
+    }
+    success.record(1, &[true; 16], 16, 0);
+    let chosen = choose(stage.as_mut(), &success, 2);
+    assert_eq!(chosen, [0, 1], "the solved prompt is the easiest");
+    assert_eq!(stage.accept(&draw(&chosen, &[2, 4])).unwrap().metrics.get("substitutes"), Some(2.0));
+    let mut strict = Pairing { fallback: Fallback::Stop, ..settings }.build().unwrap();
+    let error = strict.choose(3, &success, 2, &mut Rng::keyed(&[0])).unwrap_err().to_string();
+    assert!(error.contains("0 lie in the band of hard") && error.contains("fewer_pairs"), "{error}");
 }
 
 #[test]
@@ -98,7 +134,7 @@ fn midrange_prompts_fill_a_short_side_only_when_asked_and_are_counted() {
 #[test]
 fn a_learnt_hard_prompt_stays_until_it_is_promoted_and_a_saturated_one_waits() {
     let mut success = known(&[1, 15]);
-    let mut stage = Pairing { window: 16, ..Pairing::default() }.build().unwrap();
+    let mut stage = Pairing { window: 16, fallback: Fallback::Stop, ..Pairing::default() }.build().unwrap();
     assert_eq!(choose(stage.as_mut(), &success, 2), [0, 1]);
     end_of_step(stage.as_mut());
     let visit = |k: usize| (0..16).map(|i| i < k).collect::<Vec<_>>();

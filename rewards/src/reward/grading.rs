@@ -37,7 +37,8 @@ pub struct Rewards {
 }
 
 impl Rewards {
-    /// Builds what `config` names, for checks: rewards that need a model are there by name only.
+    /// Builds what `config` names, but models: rewards that need one are there by name only and fail to score, until
+    /// [`Rewards::replace`] puts them in.
     ///
     /// Errors: those of [`RewardsConfig::build`], and a `verdict` that names no configured reward.
     /// That no reward can be the verdict is an error only when one is needed: see [`Rewards::verdict`].
@@ -68,6 +69,15 @@ impl Rewards {
             verdict.clone()?;
         }
         Ok(Rewards { rewards, verdict, max_failed_share })
+    }
+
+    /// Puts `others` in the places of the rewards of the same names.
+    pub fn replace(&mut self, others: Rewards) {
+        for other in others.rewards {
+            if let Some(place) = self.rewards.iter_mut().find(|reward| reward.name() == other.name()) {
+                *place = other;
+            }
+        }
     }
 
     /// The names of the rewards, in the order of the score columns.

@@ -214,8 +214,8 @@ pub trait Reward: Send + Sync {
         None
     }
 
-    /// Called after each grading of a step, 0 for the first: figures of its own since the last call,
-    /// under bare names.
+    /// Called once a step, 0 for the first, when all its completions are graded: figures of its own since the
+    /// last call, under bare names.
     async fn figures(&self, _step: usize) -> Vec<(String, f64)> {
         Vec::new()
     }
@@ -373,6 +373,15 @@ macro_rules! registry {
             }
         }
     };
+}
+
+impl RewardsConfig {
+    /// The sections whose rewards need a model, if there are any.
+    pub fn with_models(&self) -> Option<RewardsConfig> {
+        let (verifier, reward_model) = (self.verifier.clone(), self.reward_model.clone());
+        let is_any = verifier.is_some() || reward_model.is_some();
+        is_any.then(|| RewardsConfig { verifier, reward_model, ..RewardsConfig::default() })
+    }
 }
 
 registry! {

@@ -211,6 +211,8 @@ mod tests {
         assert!(stage.apply(&mut both).is_err(), "without gradients there are no weights");
         let parts = stage.parts(&both).unwrap().unwrap();
         assert_eq!(parts.len(), 2);
+        assert_eq!(parts[1].reward, Some(vec![Some(0.0), Some(0.2)]), "a batch of its own for each reward");
+        assert!(parts[1].advantage.is_some() && both.advantage.is_none());
         let names = both.scores.names.clone();
         let gram = [vec![0.5, 0.2], vec![0.2, 0.1]];
         stage.weigh(&names, &gram).unwrap();

@@ -118,16 +118,14 @@ impl<A: Advantage> Advantage for Stage<A> {
         names
     }
 
-    fn parts(&mut self, batch: &Batch) -> Result<Option<Vec<Advantages>>> {
+    fn parts(&mut self, batch: &Batch) -> Result<Option<Vec<Batch>>> {
         if !self.mixer.wants_gram() {
             return Ok(None);
         }
         checked(self.stage, &self.weights, batch)?;
-        let mut alone = batch.clone();
-        let mut parts = Vec::with_capacity(batch.scores.names.len());
-        for k in 0..batch.scores.names.len() {
-            self.estimate(&mut alone, batch.scores.values.iter().map(|row| row[k]).collect())?;
-            parts.extend(alone.advantage.take());
+        let mut parts = vec![batch.clone(); batch.scores.names.len()];
+        for (k, alone) in parts.iter_mut().enumerate() {
+            self.estimate(alone, batch.scores.values.iter().map(|row| row[k]).collect())?;
         }
         Ok(Some(parts))
     }

@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Bounds;
 use super::{Allocation, Purse, RolloutBudget, report, value};
-use crate::success::{Estimate, WINDOW};
+use crate::success::Estimate;
 use crate::{Error, Metrics, Result, State};
 
 /// The distance that the price's step is measured in.
@@ -112,21 +113,9 @@ const ETA: f64 = 5e-4;
 impl DualMirror {
     /// The stage. Errors: bounds that cross, a price or step that cannot move.
     pub fn build(&self) -> Result<Box<dyn RolloutBudget>> {
+        self.bounds().check(STAGE)?;
         let key = |name: &str| format!("{STAGE}.{name}");
         let is_positive = |x: f64| x > 0.0 && x.is_finite();
-        if self.n_low < 2 {
-            return Err(Error::config(key("n_low"), self.n_low, "a group of fewer than 2 shows no difference"));
-        }
-        for (name, least) in [("n_low", self.n_low), ("n_zero", self.n_zero), ("n_one", self.n_one)] {
-            if self.mean < least {
-                let why = format!("the budget of `mean` = {} a prompt cannot pay it: raise `mean`", self.mean);
-                return Err(Error::config(key(name), least, why));
-            }
-        }
-        if self.n_up < self.mean {
-            let why = format!("the cap must let a prompt have the mean of {}: raise it", self.mean);
-            return Err(Error::config(key("n_up"), self.n_up, why));
-        }
         if let Some(eta) = self.eta.filter(|eta| !is_positive(*eta)) {
             return Err(Error::config(key("eta"), eta, "the price would not move: set a small positive number"));
         }
@@ -138,14 +127,12 @@ impl DualMirror {
         if let Some(most) = self.mu_max.filter(|most| !is_positive(*most) || *most < self.mu0) {
             return Err(Error::config(key("mu_max"), most, "the largest price is positive and at least `mu0`"));
         }
-        if !(1..=WINDOW).contains(&self.buffer) {
-            let why = format!("1 to {WINDOW} of the newest outcomes are kept");
-            return Err(Error::config(key("buffer"), self.buffer, why));
-        }
-        if self.min_count == 0 {
-            return Err(Error::config(key("min_count"), 0, "a rate of nothing is no rate: set it to 1 or more"));
-        }
         Ok(Box::new(Stream { settings: self.clone(), account: None }))
+    }
+
+    fn bounds(&self) -> Bounds {
+        let Self { mean, n_low, n_up, n_zero, n_one, min_count, buffer, .. } = *self;
+        Bounds { mean, n_low, n_up, n_zero, n_one, min_count, buffer }
     }
 }
 
@@ -257,8 +244,7 @@ impl RolloutBudget for Stream {
         let s = &self.settings;
         let actions: Vec<usize> = std::iter::once(0).chain(s.n_low..=s.n_up).collect();
         let later = (s.n_low * purse.horizon.saturating_sub(1)) as f64;
-        let rates: Vec<Option<f64>> =
-            estimates.iter().map(|e| e.recent_rate(s.buffer).filter(|_| e.count >= s.min_count)).collect();
+        let rates: Vec<Option<f64>> = estimates.iter().map(|e| s.bounds().rate(e)).collect();
         let mut counts = Vec::with_capacity(estimates.len());
         for (i, (estimate, rate)) in estimates.iter().zip(&rates).enumerate() {
             if let Some(tokens) = estimate.tokens {

@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Bounds;
 use super::{Allocation, Purse, RolloutBudget, report, value};
-use crate::success::{Estimate, WINDOW};
+use crate::success::Estimate;
 use crate::{Error, Metrics, Result, State};
 
 /// Divides a step's rollouts among its prompts so that sum V(N_i, p_i) is largest, V(N,p) =
@@ -65,39 +66,30 @@ impl Default for Knapsack {
     }
 }
 
+const STAGE: &str = "budget.rollouts.knapsack";
+
 impl Knapsack {
     /// The stage. Errors: bounds that cross, a mean that the least counts exceed, shares outside 0 to 1.
     pub fn build(&self) -> Result<Box<dyn RolloutBudget>> {
-        let key = |name: &str| format!("budget.rollouts.knapsack.{name}");
-        if self.n_low < 2 {
-            return Err(Error::config(key("n_low"), self.n_low, "a group of fewer than 2 shows no difference"));
-        }
-        for (name, least) in [("n_low", self.n_low), ("n_zero", self.n_zero), ("n_one", self.n_one)] {
-            if self.mean < least {
-                let why = format!("the step's total of `mean` = {} a prompt cannot pay it: raise `mean`", self.mean);
-                return Err(Error::config(key(name), least, why));
-            }
-        }
-        if self.n_up < self.mean {
-            let why = format!("the cap must let every prompt have the mean of {}: raise it", self.mean);
-            return Err(Error::config(key("n_up"), self.n_up, why));
-        }
+        self.bounds().check(STAGE)?;
         if !(self.alpha > 0.0 && self.alpha < 1.0) {
-            return Err(Error::config(key("alpha"), self.alpha, "it is a chance between 0 and 1, such as 0.9"));
-        }
-        if !(1..=WINDOW).contains(&self.buffer) {
-            let why = format!("1 to {WINDOW} of the newest outcomes are kept");
-            return Err(Error::config(key("buffer"), self.buffer, why));
-        }
-        if self.min_count == 0 {
-            return Err(Error::config(key("min_count"), 0, "a rate of nothing is no rate: set it to 1 or more"));
+            return Err(Error::config(
+                format!("{STAGE}.alpha"),
+                self.alpha,
+                "it is a chance between 0 and 1, such as 0.9",
+            ));
         }
         Ok(Box::new(self.clone()))
     }
 
     /// What is taken as a prompt's success rate; `None` while too little is known.
     pub fn rate(&self, estimate: &Estimate) -> Option<f64> {
-        estimate.recent_rate(self.buffer).filter(|_| estimate.count >= self.min_count)
+        self.bounds().rate(estimate)
+    }
+
+    fn bounds(&self) -> Bounds {
+        let Self { mean, n_low, n_up, n_zero, n_one, min_count, buffer, .. } = *self;
+        Bounds { mean, n_low, n_up, n_zero, n_one, min_count, buffer }
     }
 
     /// The rule of the struct's text on known rates; `has_hope` says which prompts of rate 0 may take surplus.

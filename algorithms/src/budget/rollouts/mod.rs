@@ -1,5 +1,6 @@
 //! Stage `budget.rollouts`: how many rollouts each prompt of a step gets.
 
+mod bounds;
 pub mod dual_mirror;
 pub mod knapsack;
 pub mod uniform;

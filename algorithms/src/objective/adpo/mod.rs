@@ -373,6 +373,10 @@ impl Objective for Policy {
         true
     }
 
+    fn compares_within_group(&self) -> bool {
+        true
+    }
+
     /// Groups that leave the mean, rows that leave their group, and groups with equal advantages while the policy is still
     /// its own anchor: there p = q = 1/G exactly.
     fn idle_rows(&self, batch: &Batch) -> Vec<bool> {

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub use divergence::Divergence;
 pub use loss::{DpoLoss, Terms};
 
-use super::pairs::{Pairs, report_mean, require, vector};
-use super::{Leaves, Loss, Objective, Reads, Rows};
+use super::pairs::{Pairs, report_mean, report_rewards, require, vector};
+use super::{Leaves, Loss, Objective, Rows};
 use crate::{Batch, Error, Metrics, Needs, Result, State};
 
 const STAGE: &str = "objective.dpo";
@@ -175,20 +175,12 @@ impl Objective for Dpo {
         Needs { ref_logp, log_sum_sq: self.use_weighting, ..Needs::default() }
     }
 
-    fn reads(&self) -> Reads {
-        Reads::default()
-    }
-
     fn rows(&self) -> Rows {
         Rows::Pairs { with_prompt: false }
     }
 
     fn couples_rows(&self) -> bool {
         self.losses().any(|(kind, _)| kind.sorts())
-    }
-
-    fn couples_group(&self) -> bool {
-        true
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -219,17 +211,12 @@ impl Objective for Dpo {
 impl Dpo {
     /// Implicit rewards b d with raw log-ratios, whatever the divergence.
     fn report(&self, terms: &Terms, metrics: &mut Metrics) -> Result<()> {
-        let rewards = |d: &candle_core::Tensor| -> Result<Vec<f64>> { Ok((d * self.beta)?.to_vec1()?) };
-        let (chosen, rejected) = (rewards(&terms.ratios.0)?, rewards(&terms.ratios.1)?);
-        let b = chosen.len() as f64;
-        let mean = |f: &dyn Fn(usize) -> f64| (0..chosen.len()).map(f).sum::<f64>() / b;
-        metrics.mean("reward_chosen", mean(&|i| chosen[i]), b);
-        metrics.mean("reward_rejected", mean(&|i| rejected[i]), b);
-        metrics.mean("reward_margin", mean(&|i| chosen[i] - rejected[i]), b);
-        metrics.mean("reward_accuracy", mean(&|i| f64::from(u8::from(chosen[i] > rejected[i]))), b);
+        let rewards = ((&terms.ratios.0 * self.beta)?, (&terms.ratios.1 * self.beta)?);
+        report_rewards(metrics, (&rewards.0, &rewards.1))?;
         if self.reference_weight != 0.0 {
             let (c0, r0) = (terms.reference.0.to_vec1::<f64>()?, terms.reference.1.to_vec1::<f64>()?);
-            metrics.mean("reference_accuracy", mean(&|i| f64::from(u8::from(c0[i] >= r0[i]))), b);
+            let agreed = c0.iter().zip(&r0).filter(|(c, r)| c >= r).count();
+            metrics.mean("reference_accuracy", agreed as f64 / c0.len() as f64, c0.len() as f64);
         }
         Ok(())
     }

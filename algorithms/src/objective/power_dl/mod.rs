@@ -10,11 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::labels::{LabelStore, LabelUpdate};
-use super::cpo::report_rewards;
-use super::pairs::{Pairs, report_mean, require, vector};
+use super::pairs::{Pairs, report_mean, report_rewards, require, vector};
 use super::scalar::{log_sigmoid, logistic};
-use super::{Leaves, Loss, Objective, Reads, Rows};
-use crate::{Batch, Error, Metrics, Needs, Result, State};
+use super::{Leaves, Loss, Objective, Rows};
+use crate::{Batch, Error, Metrics, Result, State};
 
 /// The weight of an answer, w.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -140,24 +139,12 @@ impl PowerDl {
 }
 
 impl Objective for Power {
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
-
-    fn reads(&self) -> Reads {
-        Reads::default()
-    }
-
     fn rows(&self) -> Rows {
         Rows::Pairs { with_prompt: false }
     }
 
     fn couples_rows(&self) -> bool {
         false
-    }
-
-    fn couples_group(&self) -> bool {
-        true
     }
 
     fn prepare(&mut self, batch: &mut Batch) -> Result<()> {

@@ -1,0 +1,133 @@
+//! How a run begins, goes on from a checkpoint, and is kept.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use candlewick_algorithms::Outcome;
+
+use super::Run;
+use super::stages::Stages;
+use crate::config::{Config, Online};
+use crate::data::{self, Split};
+use crate::hub::Hub;
+use crate::model::decoder::Keep;
+use crate::model::params::Grads;
+use crate::optim::AdamW;
+use crate::rollout::{self, Sampling};
+use crate::train::account::say;
+use crate::train::checkpoint::{self, State};
+use crate::train::evaluate::{self, Examiner, line};
+use crate::train::folder::RunFolder;
+use crate::train::metrics::Recorder;
+use crate::train::policy::Policy;
+use crate::train::{check_model, grading, probe};
+
+impl<'a> Run<'a> {
+    /// Everything up to the first step.
+    pub(super) fn prepare(config: &'a Config, online: &'a Online<'a>, folder: &RunFolder) -> Result<Self> {
+        // 1. What needs no weights, so that what is missing is told at once.
+        let mut stages = Stages::build(config, online)?;
+        let needs = stages.needs(online.train.epochs * online.train.minibatches);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
+        let mut rewards = grading::prepare(online.reward, folder.path(), &runtime)?;
+
+        // 2. The models, and the prompts as the policy sees them.
+        let policy = Policy::for_run(config, needs.reference())?;
+        check_model(config, &policy.decoder.spec)?;
+        grading::load_models(&mut rewards, online.reward, &policy.decoder, &runtime)?;
+        let prompts = policy.renderer.prompts(problems, policy.decoder.spec.max_positions)?;
+        if prompts.dropped > 0 {
+            say(&format!("{} prompts are longer than allowed and were left out", prompts.dropped));
+        }
+        if let Some(path) = &config.data.probe {
+            let known = probe::recall(path, &prompts.kept, &mut stages.success)?;
+            say(&format!("rates of {known} of {} prompts from {}", prompts.kept.len(), path.display()));
+            for line in stages.tokens.begin(stages.success.mean_tokens())? {
+                tracing::warn!("{line}");
+            }
+        }
+        ensure!(!prompts.kept.is_empty(), "no prompt is left to train on: raise `data.max_prompt_tokens`");
+        policy.renderer.warnings().iter().for_each(|w| tracing::warn!("{w}"));
+        let thinking = rollout::soft::thinking(online.rollout.soft(), policy.tokenizer())?;
+        let trained = policy.decoder.params.trainable_elements();
+        say(&format!(
+            "{}: {} parameters, {} trained; {} prompts; blocks are {}",
+            config.model.path,
+            policy.decoder.spec.parameters(),
+            trained,
+            prompts.kept.len(),
+            if policy.keep == Keep::Inputs { "computed again going back (checkpointing)" } else { "kept" }
+        ));
+        grading::tell_doubts(&rewards, &prompts.kept);
+        Ok(Self {
+            optimiser: AdamW::new(&config.optim, &policy.decoder.params),
+            grads: Grads::new(&policy.decoder.params),
+            pool: prompts.kept,
+            stages,
+            needs,
+            rewards,
+            sampling: Sampling::from(online.rollout.tokens()),
+            thinking,
+            runtime,
+            state: State::default(),
+            has_checked_gradients: false,
+            idle_steps: 0,
+            bad_steps: 0,
+            warned: BTreeMap::new(),
+            policy,
+            config,
+            online,
+        })
+    }
+
+    /// Takes up the newest whole checkpoint, if there is one.
+    pub(super) fn resume(&mut self, folder: &RunFolder) -> Result<Recorder> {
+        let found = checkpoint::newest(folder)?;
+        let Some((path, state)) = found else {
+            say("no checkpoint was written yet: the run starts from the beginning");
+            return Recorder::open(folder.path(), self.config.run.tensorboard, None);
+        };
+        self.policy.restore(&path)?;
+        self.optimiser.load(&path.join("optimizer.safetensors"), &self.policy.decoder.params, state.optimiser_steps)?;
+        self.stages.load(&state.stages)?;
+        self.state = state;
+        say(&format!("resumed after step {}", self.state.step));
+        Recorder::open(folder.path(), self.config.run.tensorboard, Some(self.state.metrics_bytes))
+    }
+
+    /// The base model's results: measured before the first step, on a fresh copy in a resumed run.
+    pub(super) fn base(&mut self, examiner: &Examiner, folder: &RunFolder) -> Result<Vec<evaluate::Outcome>> {
+        let outcomes = if self.state.step == 0 {
+            examiner.sit_base(&self.policy, folder)?
+        } else {
+            let mut fresh = Policy::load(&self.config.model, &self.config.data)?;
+            fresh.keep = self.policy.keep;
+            examiner.sit_base(&fresh, folder)?
+        };
+        outcomes.iter().for_each(|o| say(&format!("      base  {}", line(o))));
+        if self.state.step == 0 {
+            self.evaluated(&outcomes)?;
+        }
+        Ok(outcomes)
+    }
+
+    /// Takes an evaluation in; whether this step is the best so far.
+    pub(super) fn evaluated(&mut self, outcomes: &[evaluate::Outcome]) -> Result<bool> {
+        let (accuracy, is_best) = evaluate::note(&mut self.state, outcomes);
+        self.stages.observe(&Outcome::Evaluation { step: self.state.step, accuracy })?;
+        Ok(is_best)
+    }
+
+    /// Writes a checkpoint, and removes those that are no longer kept.
+    pub(super) fn save(&mut self, folder: &RunFolder, recorder: &mut Recorder) -> Result<PathBuf> {
+        self.state.stages = self.stages.save()?;
+        self.state.optimiser_steps = self.optimiser.steps();
+        self.state.metrics_bytes = recorder.bytes()?;
+        let path = checkpoint::save(folder, &self.policy, &self.optimiser, &self.state)?;
+        let best = self.state.best.map(|(step, _)| step).filter(|_| self.config.run.keep_best);
+        checkpoint::prune(folder, self.config.run.keep_last, best)?;
+        Ok(path)
+    }
+}
