@@ -19,3 +19,44 @@ pub fn settle() {
         }
     }
 }
+
+/// Bytes between two blocks that still count as one range.
+#[cfg(target_os = "linux")]
+const GAP: usize = 1 << 20;
+/// Bytes of a huge page.
+#[cfg(target_os = "linux")]
+const HUGE: usize = 2 << 20;
+
+/// Puts blocks (address, bytes) that live long and are read often on huge pages, where the system has them.
+///
+/// Sampling reads every weight for every token. With pages of 4 KiB the processor spends half of that time looking up where
+/// pages lie: measured on two cores, 26 GB/s against 53. What lies between neighbouring blocks goes with them. Takes about a
+/// second a GiB, once; a system that refuses loses speed only.
+pub(crate) fn on_huge_pages(mut blocks: Vec<(usize, usize)>) {
+    #[cfg(target_os = "linux")]
+    {
+        /// `MADV_COLLAPSE` of Linux 6.1.
+        const COLLAPSE: libc::c_int = 25;
+        blocks.sort_unstable();
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        for (start, bytes) in blocks {
+            match ranges.last_mut() {
+                Some((_, end)) if start <= *end + GAP => *end = (*end).max(start + bytes),
+                _ => ranges.push((start, start + bytes)),
+            }
+        }
+        for (start, end) in ranges {
+            let (start, end) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
+            if start < end {
+                // SAFETY: advice on this process's own memory; it changes where bytes lie, never what they are.
+                unsafe {
+                    let address = start as *mut libc::c_void;
+                    libc::madvise(address, end - start, libc::MADV_HUGEPAGE);
+                    libc::madvise(address, end - start, COLLAPSE);
+                }
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    blocks.clear();
+}

@@ -6,7 +6,7 @@ use candlewick_algorithms::rng::Rng;
 
 use super::{Block, Decoder, Linear};
 use crate::model::lora::{self, LoraConfig};
-use crate::model::ops::rope;
+use crate::model::ops::{self, rope};
 use crate::model::params::Params;
 use crate::model::spec::DecoderSpec;
 use crate::model::weights::Weights;
@@ -19,6 +19,7 @@ impl Decoder {
             let value = weights.load(&name, &shape, dtype, device)?;
             params.add(name, value, true)?;
         }
+        crate::allocator::on_huge_pages(params.iter().filter_map(|param| ops::block(&param.value)).collect());
         Self::assemble(spec, params)
     }
 

@@ -18,7 +18,6 @@ pub mod norm;
 pub mod rope;
 pub mod skinny;
 pub mod swiglu;
-pub(crate) mod team;
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -174,6 +173,16 @@ pub fn composed<R>(work: impl FnOnce() -> R) -> R {
 pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     // The choice of versions belongs to this thread.
     if IS_COMPOSED.get() { work() } else { rayon::scope(|_| work()) }
+}
+
+/// Where the kernels' numbers of a tensor lie in memory: address and bytes.
+pub(crate) fn block(tensor: &Tensor) -> Option<(usize, usize)> {
+    let (storage, _) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(data)) => Some((data.as_ptr() as usize, size_of_val(data.as_slice()))),
+        Storage::Cpu(CpuStorage::F64(data)) => Some((data.as_ptr() as usize, size_of_val(data.as_slice()))),
+        _ => None,
+    }
 }
 
 /// Whether the CPU kernels serve tensors of this device and type.

@@ -5,7 +5,9 @@
 //! whatever the number of rows, so a row's result never depends on its neighbours; weights are read
 //! once for all rows, in parallel over outputs.
 
-use super::{Columns, Float, team};
+use rayon::prelude::*;
+
+use super::{Columns, Float};
 
 /// Weights a parallel task reads: 32 Ki elements, 128 KiB of f32. Small enough that no thread waits long
 /// for another at the end of a product, of which a decoding step has more than a hundred.
@@ -22,7 +24,7 @@ pub(crate) fn products<F: Float>(x: &[F], k: usize, jobs: &mut [(&[F], &mut [F])
         let step = (ELEMENTS_A_TASK / k).clamp(4, out.max(4)).next_multiple_of(4);
         tasks.extend((0..out).step_by(step).map(|first| (*w, columns, first, step.min(out - first))));
     }
-    team::for_each(&mut tasks, |&mut (w, columns, first, count)| {
+    tasks.into_par_iter().with_max_len(1).for_each(|(w, columns, first, count)| {
         let x = Rows { data: x, stride: k, count: rows };
         let w = Rows { data: &w[first * k..], stride: k, count };
         F::dots(x, w, k, columns, first);
@@ -116,7 +118,8 @@ macro_rules! instruction_set {
                 let mut o = 0;
                 while o < w.count {
                     let mut r = 0;
-                    let wide = w.count - o >= 4;
+                    // With few rows memory sets the pace, and one stream of weights is read fastest.
+                    let wide = x.count >= 4 && w.count - o >= 4;
                     while r < x.count {
                         // SAFETY: rows r.. and o.. up to the tile's extent exist, see `Rows::check`.
                         unsafe {
@@ -165,9 +168,11 @@ macro_rules! instruction_set {
                             xs[i] = $load(xp[i].add(at));
                         }
                         for j in 0..O {
-                            // The same place in the next tile: rows are too short for the processor's own prefetching to
-                            // find its pace. A prefetch past the end does nothing.
-                            _mm_prefetch::<_MM_HINT_T0>(wp[j].wrapping_add(O * w.stride + at).cast());
+                            if O > 1 {
+                                // The same place in the next tile: rows are too short for the processor's own prefetching to
+                                // find its pace. A prefetch past the end does nothing.
+                                _mm_prefetch::<_MM_HINT_T0>(wp[j].wrapping_add(O * w.stride + at).cast());
+                            }
                             let weight = $load(wp[j].add(at));
                             for i in 0..R {
                                 sums[i][j] = $fma(xs[i], weight, sums[i][j]);
