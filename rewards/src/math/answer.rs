@@ -2,7 +2,7 @@
 
 use super::ast::Node;
 use super::compare::Comparison;
-use super::evaluate::exact;
+use super::exact::exact;
 use super::parse::{Bounds, Failure, parse};
 use super::text;
 use super::token::{Commas, Tok, Token, Tokens, tokenise};

@@ -4,7 +4,7 @@ use num_traits::One;
 
 use super::ast::Node;
 use super::ball::Trouble;
-use super::evaluate::{Clock, exact};
+use super::exact::{Clock, exact};
 use super::rational::Rational;
 use super::region::is_region;
 use super::relation::{assignment, equal_sides, is_lone, named_values};

@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 
 mod answer;
 mod ast;
-mod atom;
 mod ball;
 mod compare;
 pub mod compat;
 mod complex;
 mod evaluate;
+mod exact;
 pub mod extract;
 mod latex;
 mod modular;
@@ -40,7 +40,7 @@ pub use extract::{Extract, Extraction};
 use answer::{Answer, Reading};
 use ball::Trouble;
 use compare::Comparison;
-use evaluate::Clock;
+use exact::Clock;
 use parse::Failure;
 use token::Commas;
 
