@@ -40,9 +40,25 @@ const VALUE_WORDS: [&str; 24] = [
     "minus",
     "factorial",
 ];
-/// Words before a number that make it a bound.
-const BOUNDS: [&str; 9] =
-    ["at least", "at most", "more than", "less than", "fewer than", "greater than", "no more", "between", "not "];
+/// Words before a number that make it a bound or one of several.
+const BOUNDS: [&str; 16] = [
+    "at least",
+    "at most",
+    "more than",
+    "less than",
+    "fewer than",
+    "greater than",
+    "no more",
+    "between",
+    "not ",
+    "one of",
+    "either",
+    "any of",
+    "among",
+    "in the range",
+    "in the interval",
+    "from ",
+];
 
 /// The rightmost anchored answer: `final answer is X`, `answer: X`, `answer is X`, `#### X`.
 pub(super) fn anchored(text: &str) -> Option<String> {
@@ -104,6 +120,9 @@ fn answer_after(rest: &str) -> Option<String> {
         }) {
             return Some(found);
         }
+        if lists_numbers(line) {
+            return Some(line.trim_end_matches('.').to_string());
+        }
         if let Some(found) = unanchored(line) {
             return Some(found);
         }
@@ -155,6 +174,19 @@ fn leading_expression(line: &str) -> &str {
         }
     }
     line[..end].trim()
+}
+
+/// Whether a line ends in numbers to choose from: `probably 7 or 8`.
+fn lists_numbers(line: &str) -> bool {
+    let is_number =
+        |word: &&str| word.trim_matches([',', '.', '$', '*', '(', ')']).parse::<f64>().is_ok_and(f64::is_finite);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let Some(last) = words.iter().rposition(|word| is_number(&word)) else { return false };
+    match words[..last] {
+        [.., before, "or" | "and"] => is_number(&before),
+        [.., before] => before.ends_with(',') && is_number(&before),
+        [] => false,
+    }
 }
 
 /// `$3$, $5$ and $7$`: further spans that continue the list are part of the answer.

@@ -129,7 +129,9 @@ pub(super) fn boxed_answers(text: &str, how: &Extraction, gold_parts: usize) -> 
         let mut parts = vec![last.content.trim()];
         let mut start = last.start;
         for found in boxes.iter().rev().skip(1) {
-            if parts.len() == gold_parts || found.end > start || !is_close(&text[found.end..start]) {
+            // More boxes than the gold has parts, with separators alone between them, are a longer list.
+            let allowed = if parts.len() < gold_parts { 10 } else { 0 };
+            if found.end > start || !is_close(&text[found.end..start], allowed) {
                 break;
             }
             parts.push(found.content.trim());
@@ -154,8 +156,8 @@ pub(crate) fn boxed_gold(gold: &str) -> Option<String> {
     boxed_answers(gold, &Extraction::default(), KEPT_BOXES).pop()
 }
 
-/// Whether only separators and at most ten other characters stand between two boxes.
-fn is_close(between: &str) -> bool {
+/// Whether only separators and at most `allowed` other characters stand between two boxes.
+fn is_close(between: &str, allowed: usize) -> bool {
     if between.len() > 200 {
         return false;
     }
@@ -164,5 +166,5 @@ fn is_close(between: &str) -> bool {
         rest = rest.replace(mark, "");
     }
     let others = rest.chars().filter(|c| !c.is_whitespace() && !",;${}\\.".contains(*c)).count();
-    others <= 10
+    others <= allowed
 }
