@@ -109,34 +109,35 @@ impl Exact<'_> {
 
     fn product(&mut self, items: &[Node]) -> Result<Option<Rational>, Trouble> {
         let mut product = Some(Rational::one());
-        let mut trouble = None;
+        let mut has_nought = false;
+        let mut is_too_large = false;
         for item in items {
             match self.value(item) {
-                // Nought times a number too large to write is nought.
-                Ok(Some(value)) if value.is_zero() => {
-                    return match trouble {
-                        None | Some(Trouble::TooLarge) => Ok(Some(value)),
-                        Some(other) => Err(other),
-                    };
-                }
+                Ok(Some(value)) if value.is_zero() => has_nought = true,
                 Ok(value) => {
                     product = match product.zip(value) {
-                        Some((product, value)) => {
+                        Some((product, value)) if !has_nought => {
                             cheap(&product, &value)?;
                             Some(product.mul(&value))
                         }
+                        Some((product, _)) => Some(product),
                         None => None,
                     }
                 }
-                Err(error) => trouble = trouble.or(Some(error)),
+                Err(Trouble::TooLarge) => is_too_large = true,
+                Err(error) => return Err(error),
             }
-            if product.as_ref().is_some_and(|product| product.bits() > self.limits.integer_bits) {
-                return Err(Trouble::TooLarge);
+            if !has_nought && product.as_ref().is_some_and(|product| product.bits() > self.limits.integer_bits) {
+                is_too_large = true;
+                product = Some(Rational::one());
             }
         }
-        match trouble {
-            Some(error) => Err(error),
-            None => Ok(product),
+        // Nought times a number too large to write is nought; times one that is not defined it is not.
+        match (has_nought, product) {
+            (true, Some(_)) => Ok(Some(Rational::zero())),
+            (false, _) if is_too_large => Err(Trouble::TooLarge),
+            (false, product) => Ok(product),
+            (true, None) => Ok(None),
         }
     }
 
