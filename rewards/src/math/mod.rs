@@ -439,8 +439,11 @@ fn compare_readings(g: &Answer, p: &Answer, config: &GradeConfig, clock: Clock) 
         return done(if is_same { None } else { Some(Reason::Different) }, Method::Text, flags);
     }
     if let (Some(a), Some(b)) = (g.lone_word(), p.lone_word()) {
+        // Words of a text command may be synonyms; letters that stand bare are compared as they are.
         let is_same = a.eq_ignore_ascii_case(b);
-        return done(if is_same { None } else { Some(Reason::Different) }, Method::Text, flags);
+        if is_same || !(g.is_words || p.is_words) {
+            return done(if is_same { None } else { Some(Reason::Different) }, Method::Text, flags);
+        }
     }
     match (&g.node, &p.node) {
         (Ok(gold), Ok(pred)) => {

@@ -1,6 +1,5 @@
 //! The smallest parts of a formula: names, brackets, matrices and commands.
 
-use super::product::{collected, negated};
 use super::{Failure, Parsed, Parser};
 use crate::math::ast::{Func, Node};
 use crate::math::token::Tok;

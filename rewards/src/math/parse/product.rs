@@ -45,7 +45,10 @@ impl Parser<'_> {
                         None => return Err(Failure::Syntax),
                     }
                 }
-                let is_fraction = self.is_command("frac");
+                // `7{\frac{1}{2}}` is printed as a mixed number, so it is one.
+                let is_braced = self.peek() == Some(&Tok::Ch('{'))
+                    && matches!(self.ahead(1), Some(Tok::Cmd(name)) if name == "frac");
+                let is_fraction = self.is_command("frac") || is_braced;
                 let was_digit =
                     matches!(self.tokens.get(self.at.wrapping_sub(1)).map(|token| &token.tok), Some(Tok::Num(_)));
                 let factor = self.power()?;
@@ -123,7 +126,14 @@ impl Parser<'_> {
         match self.peek() {
             Some(Tok::Num(_) | Tok::Sym(_) | Tok::SetOpen | Tok::Begin(_)) => true,
             Some(Tok::Word(word)) => word != "and" && word != "or",
-            Some(Tok::Ch('(' | '{' | '[')) => true,
+            Some(Tok::Ch('(' | '{')) => true,
+            // `[2, 5[`: a bracket that nothing follows but the next set closes an interval.
+            Some(Tok::Ch('[')) => match self.ahead(1) {
+                None | Some(Tok::Ch(',' | ';' | ')')) => false,
+                Some(Tok::Cmd(name)) => !matches!(name.as_str(), "cup" | "cap" | "setminus"),
+                Some(Tok::Word(word)) => word != "and" && word != "or",
+                Some(_) => true,
+            },
             Some(Tok::Ch('|')) => self.bars == 0,
             Some(Tok::Cmd(name)) => !matches!(
                 name.as_str(),
