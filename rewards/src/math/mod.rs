@@ -243,12 +243,13 @@ pub struct GradeConfig {
 
 /// Grades the final answer of `completion` against `gold`, a bare answer as the data sets hold it.
 ///
-/// A gold with a box stands for what is in its last box. A gold that cannot be parsed is compared as
+/// A gold with a box stands for what is in its last box, one with `#### 18` for the 18. A gold that cannot be parsed is compared as
 /// text and flagged [`Flag::GoldUnparsable`]. Never panics; takes at most about `limits.soft_millis`.
 pub fn grade(gold: &str, completion: &str, config: &GradeConfig) -> Verdict {
     let start = Instant::now();
     let boxed = if gold.contains("\\boxed") || gold.contains("\\fbox") { extract::boxed_gold(gold) } else { None };
-    let gold = boxed.as_deref().unwrap_or(gold).trim();
+    let hashed = if boxed.is_none() && gold.contains("#### ") { extract::gsm8k_strict(gold) } else { None };
+    let gold = boxed.as_deref().or(hashed.as_deref()).unwrap_or(gold).trim();
     let found = extract::extract(completion, &config.extraction, gold_parts(gold));
     let mut flags = Vec::new();
     if found.is_think_truncated {

@@ -181,7 +181,7 @@ fn lists_numbers(line: &str) -> bool {
     let is_number =
         |word: &&str| word.trim_matches([',', '.', '$', '*', '(', ')']).parse::<f64>().is_ok_and(f64::is_finite);
     let words: Vec<&str> = line.split_whitespace().collect();
-    let Some(last) = words.iter().rposition(|word| is_number(&word)) else { return false };
+    let Some(last) = words.iter().rposition(is_number) else { return false };
     match words[..last] {
         [.., before, "or" | "and"] => is_number(&before),
         [.., before] => before.ends_with(',') && is_number(&before),

@@ -175,6 +175,11 @@ mod tests {
             ("She makes 9*2 = $18 every day.", Some("$18")),
             ("x = -5", Some("-5")),
             ("9 - 3 = 6 and 10-3", Some("3")),
+            ("they are 5,14,20,25,31,38", Some("38")),
+            ("they are 5,14,20,25,31", Some("31")),
+            ("they are 5,14", Some("5,14")),
+            ("they are 5,140,200,31", Some("31")),
+            ("12,345 and 1,20,345", Some("345")),
             ("I do not know.", None),
             ("", None),
         ] {

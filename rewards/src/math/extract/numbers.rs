@@ -11,7 +11,10 @@ pub fn last_number(text: &str) -> Option<&str> {
         };
         let digit = at + offset;
         let start = number_start(text, at, digit);
-        let end = start + leading_number(&text[start..]).map_or(digit + 1 - start, str::len);
+        // `5,14,20`: what follows a digit and a comma is an item of a list, not a decimal or a group of thousands.
+        let is_item =
+            text[..start].strip_suffix(',').is_some_and(|before| before.ends_with(|c: char| c.is_ascii_digit()));
+        let end = start + number_of(&text[start..], is_item).map_or(digit + 1 - start, str::len);
         let end = end.max(digit + 1);
         last = Some(text[start..end].trim_end());
         at = end;
@@ -48,6 +51,11 @@ fn number_start(text: &str, from: usize, digit: usize) -> usize {
 /// The number that starts `text`: sign, currency, digits with thousands, decimals, fraction,
 /// exponent, percent. `None` when there is no digit.
 pub(super) fn leading_number(text: &str) -> Option<&str> {
+    number_of(text, false)
+}
+
+/// [`leading_number`], where commas separate items of a list if `is_item`.
+fn number_of(text: &str, is_item: bool) -> Option<&str> {
     let bytes = text.as_bytes();
     let mut at = 0;
     let skip = |at: usize, set: &[&str]| {
@@ -68,7 +76,8 @@ pub(super) fn leading_number(text: &str) -> Option<&str> {
     if at == first && !(bytes.get(at) == Some(&b'.') && is_digit(at + 1)) {
         return None;
     }
-    if at - first <= 3 && at > first {
+    let whole = at;
+    if at - first <= 3 && at > first && !is_item {
         loop {
             let group = ["{,}", ",\\!", "\\,", ",", "\u{202f}", "\u{a0}", " "]
                 .iter()
@@ -81,8 +90,12 @@ pub(super) fn leading_number(text: &str) -> Option<&str> {
             }
         }
     }
-    if bytes.get(at) == Some(&b',') && is_digit(at + 1) && digits(at + 1) - at != 4 {
-        at = digits(at + 1);
+    // A decimal comma, unless commas before or after it say that this is a list.
+    let decimals = digits(at + 1);
+    let goes_on = bytes.get(decimals) == Some(&b',') && is_digit(decimals + 1);
+    let is_list = is_item || goes_on || text[whole..at].contains(',');
+    if bytes.get(at) == Some(&b',') && is_digit(at + 1) && decimals - at != 4 && !is_list {
+        at = decimals;
     }
     if bytes.get(at) == Some(&b'.') && is_digit(at + 1) {
         at = digits(at + 1);

@@ -121,7 +121,7 @@ impl Parser<'_> {
         }
         let is_function = is_plain || name.contains(['\'', '_']) && "fgh".contains(first);
         if is_function && self.peek() == Some(&Tok::Ch('(')) && !self.is_spaced() {
-            let is_certain = "fgh".contains(first);
+            let is_height = |items: &[Node]| first == 'h' && matches!(items, [Node::Add(_)]);
             let start = self.at;
             self.at += 1;
             let items = self.nested(|parser| parser.items())?;
@@ -129,8 +129,9 @@ impl Parser<'_> {
             // `P(x)` applies, `p(q+1)` multiplies.
             // `p(x) = ...` names a function, whatever its letter.
             let is_named = self.peek() == Some(&Tok::Ch('=')) && items.iter().all(|item| matches!(item, Node::Sym(_)));
+            // `h(a+b)` is a height times a sum.
             if is_named
-                || is_certain
+                || ("fgh".contains(first) && !is_height(&items))
                 || (items.iter().all(|item| matches!(item, Node::Num(_))) && "FGHPQ".contains(first))
             {
                 return Ok(Node::Apply(name, items));
