@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// The lines; standard input if none is given, or `-`.
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Write one verdict a line, in the order of the input.
+    /// Write one verdict a line, in the order of the input; `-` is standard output, and then nothing else goes there.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Show what other tools' grading rules would say of the same answers.
@@ -71,6 +71,7 @@ struct Line {
 /// Grades the lines and shows what came of it.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = arguments.config()?;
+    arguments.check_out()?;
     let (name, lines) = arguments.read()?;
     let bad: Vec<&Line> = lines.iter().filter(|line| line.pair.is_err()).collect();
     for line in bad.iter().take(NAMED) {
@@ -89,12 +90,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .collect();
     let seconds = started.elapsed().as_secs_f64();
     if let Some(path) = &arguments.out {
-        write_verdicts(path, &lines, &verdicts)?;
+        write_verdicts(path, &verdict_lines(&lines, &verdicts))?;
     }
     let graded: Vec<(&Line, &Verdict)> =
         lines.iter().zip(&verdicts).filter_map(|(line, verdict)| Some((line, verdict.as_ref()?))).collect();
     if graded.is_empty() {
         return Err(Usage(format!("{name} holds no pair to grade")).into());
+    }
+    if arguments.out.as_deref() == Some(Path::new("-")) {
+        return Ok(());
     }
     let mut text = summary(&graded, seconds);
     if arguments.modes {
@@ -119,29 +123,51 @@ impl Arguments {
         Ok(config)
     }
 
+    /// The verdicts must not take the place of what they are about.
+    fn check_out(&self) -> Result<()> {
+        let (Some(out), Some(file)) = (&self.out, &self.file) else { return Ok(()) };
+        let is_same = out != Path::new("-")
+            && out.canonicalize().is_ok_and(|out| file.canonicalize().is_ok_and(|file| file == out));
+        if is_same {
+            return Err(Usage(format!("`--out {}` would replace the file that is graded", out.display())).into());
+        }
+        Ok(())
+    }
+
     /// The lines that are not blank, and the name of where they come from.
     fn read(&self) -> Result<(String, Vec<Line>)> {
         let path = self.file.as_deref().filter(|path| *path != Path::new("-"));
         let (name, reader): (String, Box<dyn BufRead>) = match path {
             None => ("standard input".to_owned(), Box::new(BufReader::new(std::io::stdin()))),
             Some(path) => {
-                let file = std::fs::File::open(path)
-                    .map_err(|error| Usage(format!("cannot read `{}`: {error}", path.display())))?;
+                let open = || match std::fs::metadata(path)?.is_dir() {
+                    true => Err(std::io::ErrorKind::IsADirectory.into()),
+                    false => std::fs::File::open(path),
+                };
+                let file = open().map_err(|error| Usage(format!("cannot read `{}`: {error}", path.display())))?;
                 (path.display().to_string(), Box::new(BufReader::new(file)))
             }
         };
         let mut lines = Vec::new();
         for (index, line) in reader.split(b'\n').enumerate() {
             let line = line.with_context(|| format!("{name} cannot be read after line {index}"))?;
+            // A byte order mark, as some editors leave it.
+            let line = if index == 0 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line) } else { &line };
             if !line.iter().all(u8::is_ascii_whitespace) {
-                lines.push(Line { number: index + 1, pair: self.pair(&line) });
+                lines.push(Line { number: index + 1, pair: self.pair(line) });
             }
         }
         Ok((name, lines))
     }
 
     fn pair(&self, line: &[u8]) -> Result<(String, String), String> {
-        let object: Value = serde_json::from_slice(line).map_err(|error| format!("no JSON: {error}"))?;
+        let object: Value = serde_json::from_slice(line).map_err(|error| {
+            // The line is this one: the parser, which sees nothing else, would call it the first.
+            format!("no JSON: {}", error.to_string().replace(" at line 1 column", " at column"))
+        })?;
+        if !object.is_object() {
+            return Err("no JSON object".to_owned());
+        }
         let text = |key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(Value::Number(number)) => Ok(number.to_string()),
@@ -153,7 +179,7 @@ impl Arguments {
 }
 
 /// One object a line; a line that could not be read keeps its place.
-fn write_verdicts(path: &Path, lines: &[Line], verdicts: &[Option<Verdict>]) -> Result<()> {
+fn verdict_lines(lines: &[Line], verdicts: &[Option<Verdict>]) -> String {
     let mut text = String::new();
     for (line, verdict) in lines.iter().zip(verdicts) {
         let object = match (verdict, &line.pair) {
@@ -166,6 +192,18 @@ fn write_verdicts(path: &Path, lines: &[Line], verdicts: &[Option<Verdict>]) -> 
         };
         text.push_str(&object.to_string());
         text.push('\n');
+    }
+    text
+}
+
+/// Writes a file whole or not at all; a pipe or a terminal, which cannot be replaced, as it comes.
+fn write_verdicts(path: &Path, text: &str) -> Result<()> {
+    if path == Path::new("-") {
+        return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
+    }
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let write = || std::fs::File::options().write(true).open(path)?.write_all(text.as_bytes());
+        return write().with_context(|| format!("{} cannot be written", path.display()));
     }
     write_atomically(path, text.as_bytes())
 }

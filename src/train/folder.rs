@@ -110,7 +110,10 @@ fn take_lock(path: &Path) -> Result<PathBuf> {
 
 /// Writes a file under a temporary name and renames it, so that it is whole or absent.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
+    // Two programs that write one file do not write one temporary file.
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{}.partial", std::process::id()));
+    let partial = PathBuf::from(partial);
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&partial)?;
         file.write_all(content)?;

@@ -35,7 +35,37 @@ fn verdicts_stand_in_the_order_of_the_lines() {
     assert_eq!(serde_json::json!(of("extracted")), serde_json::json!(["18", "0.5", "8", null]));
     assert_eq!(serde_json::json!(of("reason")), serde_json::json!([null, null, "different", "no_answer"]));
     assert_eq!(verdicts[1]["method"], "decimal");
-    assert!(!folder.path().join("verdicts.partial").exists());
+    let left = std::fs::read_dir(folder.path()).unwrap();
+    assert!(left.flatten().all(|entry| !entry.file_name().to_string_lossy().ends_with(".partial")));
+}
+
+#[test]
+fn verdicts_go_where_they_are_sent() {
+    let folder = Folder::new();
+    folder.write("pairs.jsonl", PAIRS);
+    let done = folder.run(&["grade", "pairs.jsonl", "--out", "-"]);
+    assert_eq!((done.status, done.stdout.lines().count()), (0, 4));
+    assert!(done.stdout.lines().all(|line| line.starts_with("{\"correct\":")), "{}", done.stdout);
+    // What is no file is written to and not replaced.
+    let done = folder.run(&["grade", "pairs.jsonl", "--out", "/dev/null"]);
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    let done = folder.run(&["grade", "pairs.jsonl", "--out", "./pairs.jsonl"]);
+    assert_eq!((done.status, done.stdout.as_str()), (2, ""));
+    assert!(done.stderr.contains("would replace the file that is graded"), "{}", done.stderr);
+    assert_eq!(std::fs::read_to_string(folder.path().join("pairs.jsonl")).unwrap(), PAIRS);
+}
+
+#[test]
+fn files_of_gsm8k_and_byte_order_marks_are_read() {
+    let folder = Folder::new();
+    folder.write(
+        "rows.jsonl",
+        "\u{feff}{\"answer\": \"9*2 = <<9*2=18>>18\\n#### 18\", \"completion\": \"so \\\\boxed{18}\"}\n",
+    );
+    let done = folder.run(&["grade", "rows.jsonl", "--gold", "answer"]);
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert!(done.stdout.starts_with("1 of 1 right"), "{}", done.stdout);
 }
 
 #[test]
@@ -87,6 +117,7 @@ fn wrong_usage_is_refused() {
     folder.write("empty.jsonl", "\n");
     for (arguments, part) in [
         (&["grade", "absent.jsonl"][..], "cannot read `absent.jsonl`"),
+        (&["grade", "."], "cannot read `.`"),
         (&["grade", "empty.jsonl"], "empty.jsonl holds no pair"),
         (&["grade", "empty.jsonl", "--extract", "bokxed"], "`boxed`"),
         (&["grade", "empty.jsonl", "--rel-tol", "2"], "no share between 0 and 1"),

@@ -1,7 +1,15 @@
 //! Throws bytes at the grader: half of the inputs as text, half as a choice of LaTeX pieces.
 //!
 //! `cargo fuzz run grade` from the `rewards` folder. Beside panics it looks for verdicts that take
-//! too long and for answers that do not equal themselves.
+//! too long and for answers that do not equal themselves. The stable compiler builds it too, from the
+//! `fuzz` folder, as a program that takes a corpus folder and libFuzzer's options:
+//!
+//! ```text
+//! RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+//!   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+//!   -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Cdebug-assertions -Coverflow-checks \
+//!   -Ccodegen-units=1" cargo build --release --target x86_64-unknown-linux-gnu
+//! ```
 
 #![no_main]
 

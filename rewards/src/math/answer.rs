@@ -2,7 +2,7 @@
 
 use super::ast::Node;
 use super::compare::Comparison;
-use super::evaluate::exact;
+use super::exact::exact;
 use super::parse::{Bounds, Failure, parse};
 use super::text;
 use super::token::{Commas, Tok, Token, Tokens, tokenise};
@@ -47,7 +47,7 @@ impl Answer {
                 *name = new.clone();
             }
         }
-        let mut list = without_lead(list);
+        let mut list = without_event(without_lead(list));
         scale_words(&mut list);
         unit::degrees(&mut list);
         let choice = text::choice(raw);
@@ -99,6 +99,11 @@ impl Answer {
     pub(crate) fn lone_word(&self) -> Option<&str> {
         match &self.tokens[..] {
             [Token { tok: Tok::Word(word), .. }] if word.len() >= 3 => Some(word),
+            [Token { tok: Tok::Text(word), .. }]
+                if word.len() >= 3 && word.chars().all(|c| c.is_ascii_alphabetic()) =>
+            {
+                Some(word)
+            }
             _ => None,
         }
     }
@@ -198,6 +203,33 @@ fn without_lead(mut list: Vec<Token>) -> Vec<Token> {
         list.drain(..lead);
     }
     list
+}
+
+/// Drops `P(X > 1) =`, `\Pr[A] =` and `E[X] =` before a value. `p(x) =` names a polynomial, and stays.
+fn without_event(list: Vec<Token>) -> Vec<Token> {
+    let is_measure = match list.first().map(|token| &token.tok) {
+        Some(Tok::Sym(name)) => name == "P" || name == "E",
+        Some(Tok::Word(name) | Tok::Text(name)) => ["Pr", "Var", "Cov"].contains(&name.as_str()),
+        Some(Tok::Cmd(name)) => ["mathbb P", "mathbb E", "unknown Pr"].contains(&name.as_str()),
+        _ => false,
+    };
+    let close = match list.get(1).map(|token| &token.tok) {
+        Some(Tok::Ch('(')) => Tok::Ch(')'),
+        Some(Tok::Ch('[')) => Tok::Ch(']'),
+        _ => return list,
+    };
+    let end = list.iter().position(|token| token.tok == close);
+    let Some(end) = end.filter(|end| is_measure && list.get(end + 1).is_some_and(|token| token.tok == Tok::Ch('=')))
+    else {
+        return list;
+    };
+    let inside = &list[2..end];
+    let is_plain = matches!(list[0].tok, Tok::Sym(_))
+        && inside.iter().all(|token| matches!(token.tok, Tok::Sym(_) | Tok::Num(_) | Tok::Ch(',' | '-')));
+    if (is_plain && close == Tok::Ch(')')) || inside.iter().any(|token| matches!(token.tok, Tok::Ch('(' | '['))) {
+        return list;
+    }
+    list[end + 2..].to_vec()
 }
 
 /// `3 million` as 3 times a power of ten, `3 to 4` between numbers as a ratio.
@@ -377,14 +409,25 @@ pub(crate) fn with_decimal_point(gold: &str, pred: &str) -> Option<String> {
     simple(gold.trim().trim_matches('$'))?;
     let plain = pred.trim().trim_matches('$').replace("{,}", ",");
     let (whole, part) = plain.split_once(',')?;
+    let whole = &without_groups(whole);
     let digits = whole.strip_prefix('-').unwrap_or(whole);
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let fits = is_digits(digits)
         && is_digits(part)
         && digits.len() <= 12
         && part.len() <= 12
-        && (part.len() != 3 || digits == "0");
+        && (part.len() != 3 || digits == "0")
+        // `3,0` for 3 may be two answers; `2,5` can only be meant as the 2.5 that is asked for.
+        && part != "0";
     fits.then(|| format!("{whole}.{part}"))
+}
+
+/// `1234` for `1 234`, as it stands before a decimal comma.
+fn without_groups(whole: &str) -> String {
+    let marks = [' ', '\u{a0}', '\u{202f}'];
+    let mut groups = whole.split(marks);
+    let is_head = groups.next().is_some_and(|head| (1..=3).contains(&head.trim_start_matches('-').len()));
+    if is_head && groups.all(|group| group.len() == 3) { whole.replace(marks, "") } else { whole.to_string() }
 }
 
 /// A small number that needs no parser: an integer, a decimal or a simple fraction.

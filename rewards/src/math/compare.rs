@@ -4,10 +4,10 @@ use num_traits::One;
 
 use super::ast::Node;
 use super::ball::Trouble;
-use super::evaluate::{Clock, exact};
+use super::exact::{Clock, exact};
 use super::rational::Rational;
 use super::region::is_region;
-use super::relation::{assignment, equal_sides, is_lone, named_values};
+use super::relation::{assignment, coordinates, equal_sides, is_lone, named_values, without_conditions};
 use super::scalar::has_infinity;
 use super::{Flag, Limits, Method, Policy};
 
@@ -38,6 +38,11 @@ impl Comparison<'_> {
         }
         let (g, p) = (expanded(g), expanded(p));
         let (g, p) = (&g, &p);
+        match (without_conditions(g), without_conditions(p)) {
+            (Some(bare), None) if !matches!(p, Node::List(_)) => return self.equal(&bare, p),
+            (None, Some(bare)) if !matches!(g, Node::List(_)) => return self.equal(g, &bare),
+            _ => {}
+        }
         // An inequality, union or set of numbers on either side makes both sides sets of reals.
         if is_region(g) || is_region(p) {
             let sets = (self.region(g, true)?, self.region(p, true)?);
@@ -146,13 +151,17 @@ impl Comparison<'_> {
             }
             (Node::Group { open: '(', items, close: ')' }, Node::List(others)) => {
                 self.method = Method::Tuple;
-                let named = named_values(others);
+                let named = coordinates(others);
                 self.in_order(items, named.as_deref().unwrap_or(others))
             }
+            (Node::Group { .. }, Node::Mul(_) | Node::Apply(..)) => match point(p) {
+                Some(bare) => self.equal(g, &bare),
+                None => self.mismatch(),
+            },
             (Node::List(items), Node::Group { open: '(', items: others, close: ')' }) => {
                 // Named values have an order; a bare list of solutions is no point.
                 self.method = Method::Tuple;
-                match named_values(items) {
+                match coordinates(items) {
                     Some(values) => self.in_order(&values, others),
                     None => self.mismatch(),
                 }
@@ -185,6 +194,8 @@ impl Comparison<'_> {
                 }
             }
             (Node::Numbers(a), Node::Numbers(b)) => Ok(a == b),
+            // `\mathbf{R}`, and a plain R, for the numbers that the gold names.
+            (Node::Numbers(a), Node::Sym(b)) => Ok(*b == a.to_string()),
             (Node::Union(a), Node::Union(b)) | (Node::Intersection(a), Node::Intersection(b)) => {
                 self.method = Method::Set;
                 self.matching(a, b)
@@ -413,6 +424,21 @@ fn signed(node: &Node, is_second: bool) -> Node {
             }
         }
         other => other.rebuilt(&|part| signed(part, is_second)),
+    }
+}
+
+/// The coordinates of a point with its name before them: `P(3,-4)`.
+fn point(node: &Node) -> Option<Node> {
+    let is_name = |name: &str| name.len() == 1 && name.starts_with(|c: char| c.is_ascii_uppercase());
+    match node {
+        Node::Mul(items) => match &items[..] {
+            [Node::Sym(name), bare @ Node::Group { open: '(', .. }] if is_name(name) => Some(bare.clone()),
+            _ => None,
+        },
+        Node::Apply(name, items) if is_name(name) && items.len() > 1 => {
+            Some(Node::Group { open: '(', items: items.clone(), close: ')' })
+        }
+        _ => None,
     }
 }
 

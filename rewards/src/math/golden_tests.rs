@@ -61,10 +61,9 @@ fn golden_math_pairs() {
     assert!(policy_right as f64 >= 0.9 * policy as f64, "{summary}");
 }
 
-/// `adversarial_pairs.json`: near misses and odd spellings of every kind, those known to be refused wrongly among them.
-#[test]
-fn adversarial_pairs() {
-    let file: Value = serde_json::from_str(include_str!("adversarial_pairs.json")).unwrap();
+/// Pairs `[kind, gold, completion, right]`: none may be accepted wrongly, and one in a hundred refused wrongly.
+fn check_labelled_pairs(file: &str) {
+    let file: Value = serde_json::from_str(file).unwrap();
     let config = GradeConfig { limits: Limits { soft_millis: 5000, ..Limits::default() }, ..GradeConfig::default() };
     let cases = file["cases"].as_array().unwrap();
     let (mut accepted, mut refused) = (String::new(), Vec::new());
@@ -79,13 +78,25 @@ fn adversarial_pairs() {
             _ => {}
         }
     }
-    assert!(accepted.is_empty(), "{accepted}");
-    assert!(
-        cases.len() > 1000 && refused.len() * 100 <= cases.len(),
-        "{} refused\n{}",
-        refused.len(),
-        refused.concat()
-    );
+    let refusals = format!("{} of {} refused\n{}", refused.len(), cases.len(), refused.concat());
+    assert!(accepted.is_empty(), "{accepted}{refusals}");
+    assert!(cases.len() > 1000 && refused.len() * 100 <= cases.len(), "{refusals}");
+}
+
+/// `adversarial_pairs.json`: near misses and odd spellings of every kind, those known to be refused wrongly among them.
+#[test]
+fn adversarial_pairs() {
+    check_labelled_pairs(include_str!("adversarial_pairs.json"));
+}
+
+/// `blind_pairs.json`: labelled before any verdict on them was seen. At the first run 2,717 of 2,758 verdicts were as
+/// labelled, 13 answers were taken against their label and 28 refused. Seven labels were wrong by the policies,
+/// or by arithmetic, and were put right: a percent sign too many is no fault (`-17\%`, `3\frac25\%`), 14142.135624 is
+/// 10000 sqrt 2 rounded, one value said many times is one value, a time before noon is not any time (two pairs), and
+/// points are no thousands marks (`1.234,5`).
+#[test]
+fn blind_pairs() {
+    check_labelled_pairs(include_str!("blind_pairs.json"));
 }
 
 /// The shared folder beside the workspace, or the one named by `CANDLEWICK_SHARED`.

@@ -155,7 +155,7 @@ impl Reader {
         if name == "textcolor" {
             return used + argument(&rest[used..]).1;
         }
-        if name == "mathbb" {
+        if ["mathbb", "Bbb", "mathds"].contains(&name) {
             let (set, length) = argument(&rest[used..]);
             self.command(&format!("mathbb {}", set.trim()));
             return used + length;
@@ -265,7 +265,10 @@ impl Reader {
             _ if !is_math && is_upright && is_function(plain) => self.command(plain),
             _ if (has_word && !is_math) || plain.ends_with(':') => self.push(Tok::Text(plain.to_string())),
             // A unit of one letter after a number.
-            _ if is_upright && plain.split('/').all(super::unit::is_letter_unit) && self.follows_value() => {
+            _ if is_upright
+                && plain.split(['/', ' ']).all(super::unit::is_letter_unit)
+                && (self.follows_value() || content.starts_with(' ') && self.follows_symbol()) =>
+            {
                 self.push(Tok::Text(plain.to_string()))
             }
             _ => {
@@ -275,6 +278,10 @@ impl Reader {
                 }
             }
         }
+    }
+
+    fn follows_symbol(&self) -> bool {
+        self.out.list.last().is_some_and(|last| matches!(last.tok, Tok::Sym(_)))
     }
 
     pub(super) fn follows_value(&self) -> bool {

@@ -193,14 +193,7 @@ impl Evaluator {
     }
 
     fn power(&mut self, base: &Node, exponent: &Node) -> Option<u64> {
-        let plain = match exponent {
-            Node::Num(value) => value.to_i64(),
-            Node::Neg(inner) => match &**inner {
-                Node::Num(value) => value.to_i64().map(|value| -value),
-                _ => None,
-            },
-            _ => None,
-        };
+        let plain = whole(exponent);
         if let Some(exponent) = plain {
             let value = self.value(base)?;
             let raised = pow(value, exponent.unsigned_abs());
@@ -237,6 +230,18 @@ impl Evaluator {
         root = mul(root, whole % PRIME);
         let den = value.den().mod_floor(&BigInt::from(PRIME)).to_u64()?;
         Some(mul(root, inverse(den)?))
+    }
+}
+
+/// A small whole number, written out or as a sum, product or power: the 2^{19} of 4^{2^{19}}.
+fn whole(node: &Node) -> Option<i64> {
+    match node {
+        Node::Num(value) => value.to_i64(),
+        Node::Neg(inner) => whole(inner)?.checked_neg(),
+        Node::Add(items) => items.iter().try_fold(0i64, |sum, item| sum.checked_add(whole(item)?)),
+        Node::Mul(items) => items.iter().try_fold(1i64, |product, item| product.checked_mul(whole(item)?)),
+        Node::Pow(base, exponent) => whole(base)?.checked_pow(u32::try_from(whole(exponent)?).ok()?),
+        _ => None,
     }
 }
 

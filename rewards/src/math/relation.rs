@@ -158,6 +158,12 @@ pub(super) fn equal_sides(node: &Node) -> Option<Vec<Node>> {
         return None;
     }
     let exact = ops.iter().position(|op| *op == Op::Approx).map_or(sides.len(), |at| at + 1);
+    // `7 \approx 8` is two answers: a whole number needs no near one.
+    let is_whole = |side: &Node| matches!(side, Node::Num(value) if value.is_integer());
+    if exact < sides.len() && is_whole(&sides[exact - 1]) && is_whole(&sides[exact]) && sides[exact - 1] != sides[exact]
+    {
+        return None;
+    }
     let exact = if exact == 1 && is_lone(&sides[0]) { 2 } else { exact };
     Some(sides[..exact].to_vec())
 }
@@ -187,6 +193,35 @@ pub(super) fn named_values(items: &[Node]) -> Option<Vec<Node>> {
     let names: Vec<String> = pairs.iter().map(|(name, _)| letter(name)).collect();
     let are_distinct = (1..names.len()).all(|at| !names[..at].contains(&names[at]));
     are_distinct.then(|| pairs.into_iter().map(|(_, value)| value).collect())
+}
+
+/// The values of `x = 1, y = 2` as the coordinates of a point: x, y and z in this order, other names as they stand.
+pub(super) fn coordinates(items: &[Node]) -> Option<Vec<Node>> {
+    let values = named_values(items)?;
+    let names: Option<Vec<String>> = (items.iter())
+        .map(|item| match assignment(item) {
+            Some((Node::Sym(name), _)) if ["x", "y", "z"].contains(&name.as_str()) => Some(name),
+            _ => None,
+        })
+        .collect();
+    let Some(names) = names else { return Some(values) };
+    let mut pairs: Vec<(String, Node)> = names.into_iter().zip(values).collect();
+    pairs.sort_by(|a, b| a.0.cmp(&b.0));
+    Some(pairs.into_iter().map(|(_, value)| value).collect())
+}
+
+/// `f` of `f, x \ne 3`: an expression, with where it is not defined said after it.
+pub(super) fn without_conditions(node: &Node) -> Option<Node> {
+    let Node::List(items) = node else { return None };
+    let (first, conditions) = items.split_first()?;
+    let excludes = |item: &Node| match item {
+        Node::Relation(sides, ops) => {
+            ops[..] == [Op::Ne] && is_lone(&sides[0]) && sides[1].is_scalar() && !sides[1].has_variables()
+        }
+        _ => false,
+    };
+    let is_value = first.has_variables() && (first.is_scalar() || assignment(first).is_some());
+    (is_value && !conditions.is_empty() && conditions.iter().all(excludes)).then(|| first.clone())
 }
 
 /// Numerator and denominator of an expression, not reduced. `None` when it would grow too large.

@@ -4,7 +4,8 @@ use super::ast::Node;
 use super::ball::{Ball, Precision, Trouble};
 use super::compare::{Comparison, Equal};
 use super::complex::Complex;
-use super::evaluate::{Evaluator, exact};
+use super::evaluate::Evaluator;
+use super::exact::exact;
 use super::modular;
 use super::rational::Rational;
 use super::{Flag, Method};
@@ -13,6 +14,8 @@ use super::{Flag, Method};
 pub(super) const POINTS: u64 = 12;
 
 pub(super) const DEFINED: u32 = 6;
+/// Significant digits that a decimal must show even when it has decimals enough: 0.000001 says little of 1/1500000.
+const SIGNIFICANT_DECIMALS: u32 = 4;
 
 impl Comparison<'_> {
     /// Two values, with percent signs and degrees settled first.
@@ -43,7 +46,8 @@ impl Comparison<'_> {
                 if self.scalars_equal(a, p)? {
                     return Ok(true);
                 }
-                if self.policy.percent_lenient && self.scalars_equal(a, b)? {
+                // `0.35 %` for 0.35 is a factor of a hundred, not a sign too many.
+                if self.policy.percent_lenient && !self.is_below_one(a)? && self.scalars_equal(a, b)? {
                     self.flags.push(Flag::PercentAssumed);
                     return Ok(true);
                 }
@@ -54,6 +58,14 @@ impl Comparison<'_> {
         self.scalars_equal(g, p)
     }
 
+    /// Whether a constant lies between -1 and 1.
+    fn is_below_one(&self, node: &Node) -> Equal {
+        if node.has_variables() {
+            return Ok(false);
+        }
+        Ok(self.near_rational(node)?.is_some_and(|value| value.abs().cmp(&Rational::one()).is_lt()))
+    }
+
     pub(super) fn radians(&mut self, degrees: &Node, radians: &Node) -> Equal {
         let turned = Node::Mul(vec![degrees.clone(), Node::Pi, Node::Inverse(Node::int(180).boxed())]);
         self.scalars_equal(&turned, radians)
@@ -61,6 +73,9 @@ impl Comparison<'_> {
 
     pub(super) fn scalars_equal(&mut self, g: &Node, p: &Node) -> Equal {
         if g == p {
+            if self.method == Method::None {
+                self.method = Method::Exact;
+            }
             return Ok(true);
         }
         if has_infinity(g) || has_infinity(p) {
@@ -126,7 +141,8 @@ impl Comparison<'_> {
     }
 
     pub(super) fn shows_enough(&self, shown: &Shown) -> bool {
-        shown.significant >= self.policy.min_significant || shown.places >= i64::from(self.policy.min_decimals)
+        shown.significant >= self.policy.min_significant
+            || (shown.places >= i64::from(self.policy.min_decimals) && shown.significant >= SIGNIFICANT_DECIMALS)
     }
 
     /// Constants that are not rational: by balls at two precisions, and decimals by their digits.
@@ -164,7 +180,8 @@ impl Comparison<'_> {
             let value = |node: &Node| Evaluator::new(&precision, Vec::new(), self.limits, &self.clock).value(node);
             match (value(g), value(p)) {
                 (Ok(a), Ok(b)) => match same(&a, &b, &precision) {
-                    Some(true) if bits >= 768 => return Ok(true),
+                    // Two numbers of which no digit shows yet may be 10^-300 and its double.
+                    Some(true) if bits >= 4096 || (bits >= 768 && shows_digits(&a, &b)) => return Ok(true),
                     Some(false) => return Ok(false),
                     _ => {}
                 },
@@ -183,7 +200,7 @@ impl Comparison<'_> {
     }
 
     /// A real constant as a rational to some 70 digits.
-    pub(super) fn near_rational(&mut self, node: &Node) -> Result<Option<Rational>, Trouble> {
+    pub(super) fn near_rational(&self, node: &Node) -> Result<Option<Rational>, Trouble> {
         if let Some(value) = exact(node, self.limits, &self.clock)? {
             return Ok(Some(value));
         }
@@ -313,6 +330,17 @@ pub(super) fn same(a: &Complex, b: &Complex, p: &Precision) -> Option<bool> {
         is_sure &= err < -128 || (p.bits >= 4096 && err < size - p.bits as i64 / 2);
     }
     is_sure.then_some(true)
+}
+
+/// Whether one of the two is known to be nought, or not to be.
+fn shows_digits(a: &Complex, b: &Complex) -> bool {
+    let is_known = |value: &Complex| match &value.im {
+        None => value.re.sign().is_some(),
+        Some(im) => {
+            matches!(value.re.sign(), Some(-1 | 1)) || matches!(im.sign(), Some(-1 | 1)) || value.re.is_exact_zero()
+        }
+    };
+    is_known(a) && is_known(b)
 }
 
 /// A decimal as it was written.

@@ -197,6 +197,8 @@ fn verdicts_say_why() {
     assert_eq!(verdict(r"a \unknown b", r"\boxed{a+b}").flags, [Flag::GoldUnparsable]);
     assert_eq!(verdict("18", r"\boxed{18\text{ cm}}").flags, [Flag::UnitDropped]);
     assert_eq!(verdict("52_8", r"\boxed{52}").flags, [Flag::BaseDropped]);
+    assert_eq!(verdict(r"90^\circ", r"\boxed{90}").method, Method::Exact);
+    assert_eq!(verdict("He has 9*2 = 18 left.\n#### 1,018", r"\boxed{1018}").gold_normal, "1018");
     assert_eq!(verdict(r"\frac12", r"\boxed{0.5}").method, Method::Decimal);
 }
 

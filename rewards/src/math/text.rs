@@ -2,12 +2,12 @@
 
 /// Words of two to four letters that are words and not products of letters.
 const SHORT_WORDS: &[&str] = &[
-    "no", "on", "is", "it", "to", "of", "up", "go", "so", "we", "he", "me", "my", "by", "at", "if", "do", "us", "am",
-    "pm", "yes", "odd", "even", "east", "west", "true", "none", "blue", "red", "all", "one", "two", "six", "ten",
-    "four", "five", "nine", "zero", "both", "left", "up", "down", "dne", "nan", "inf", "null", "south", "north", "not",
-    "the", "are", "for", "can", "mon", "tue", "wed", "thu", "fri", "sat", "sun", "cone", "line", "cube", "kite",
-    "rows", "never", "May", "June", "July", "mary", "dog", "cat", "tie", "win", "lose", "real", "any", "less", "more",
-    "same", "equal", "white", "black", "green", "pink", "gray", "gold", "each", "you", "that", "this",
+    "no", "on", "is", "it", "to", "of", "up", "go", "so", "we", "he", "me", "if", "do", "us", "yes", "odd", "even",
+    "east", "west", "true", "none", "blue", "red", "all", "one", "two", "six", "ten", "four", "five", "nine", "zero",
+    "both", "left", "up", "down", "dne", "nan", "inf", "null", "south", "north", "not", "the", "are", "for", "can",
+    "mon", "tue", "wed", "thu", "fri", "sat", "sun", "cone", "line", "cube", "kite", "rows", "never", "May", "June",
+    "July", "mary", "dog", "cat", "tie", "win", "lose", "real", "any", "less", "more", "same", "equal", "white",
+    "black", "green", "pink", "gray", "gold", "each", "you", "that", "this",
 ];
 
 /// Whether a run of two to four letters is a word.
@@ -160,8 +160,10 @@ pub(crate) struct Choice {
 pub(crate) fn choice(raw: &str) -> Option<Choice> {
     let plain = normal_keeping_case(raw);
     let plain = plain.trim();
-    let named = ["Option ", "option ", "Choice ", "choice ", "Answer ", "answer "];
-    let plain = named.iter().find_map(|word| plain.strip_prefix(word)).unwrap_or(plain).trim_start();
+    let named = ["Option", "option", "Choice", "choice", "Answer", "answer"];
+    let is_set_off = |rest: &&str| rest.starts_with([' ', ':']);
+    let plain = named.iter().find_map(|word| plain.strip_prefix(word).filter(is_set_off)).unwrap_or(plain);
+    let plain = plain.trim_start_matches([' ', ':']);
     let body = plain.strip_prefix('(').unwrap_or(plain);
     let was_open = body.len() < plain.len();
     let letter = body.chars().next().filter(char::is_ascii_alphabetic)?;

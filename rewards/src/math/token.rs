@@ -138,6 +138,11 @@ impl Reader {
                 }
                 c if is_digit(c) || (c == '.' && rest[1..].starts_with(is_digit)) => self.read_number(rest),
                 c if c.is_ascii_alphabetic() => self.read_letters(rest),
+                // `3{:}4`: braces around a sign take its spaces away.
+                '{' if braced_sign(rest).is_some() => {
+                    self.push(Tok::Ch(braced_sign(rest).unwrap_or(':')));
+                    3
+                }
                 c if superscript(c).is_some() => {
                     let run: Vec<char> = rest.chars().take_while(|c| superscript(*c).is_some()).collect();
                     self.power(&run.iter().filter_map(|c| superscript(*c)).collect::<String>());
@@ -182,6 +187,9 @@ impl Reader {
         match word {
             "oo" | "inf" | "infty" | "infinity" => self.command("infty"),
             "percent" | "pct" | "percentage" => self.push(Tok::Ch('%')),
+            "USD" | "EUR" | "GBP" if self.out.list.is_empty() && rest[end..].trim_start().starts_with(is_digit) => {
+                self.out.has_currency = true;
+            }
             "theta" | "alpha" | "beta" | "gamma" | "lambda" | "delta" => {
                 // A lone Greek name; `lambda:` is code.
                 self.symbol(word);
@@ -203,6 +211,7 @@ impl Reader {
         let mut at = digits(0);
         number.extend(bytes[..at].iter().map(|c| ascii_digit(*c)));
         let mut has_groups = false;
+        let is_one_number = has_nought_group(&bytes[at..]);
         // `\log_2 128`: the digits of a bare script end at the space.
         let is_script = matches!(self.out.list.last(), Some(Token { tok: Tok::Ch('_' | '^'), .. }));
         while (1..=3).contains(&number.len()) || has_groups {
@@ -217,16 +226,24 @@ impl Reader {
                 if self.depth > 0 || !fits {
                     break;
                 }
-                self.out.is_comma_ambiguous = true;
-                if self.commas == Commas::List {
-                    break;
+                if !is_one_number {
+                    self.out.is_comma_ambiguous = true;
+                    if self.commas == Commas::List {
+                        break;
+                    }
                 }
             }
             number.extend(bytes[group..group + 3].iter().map(|c| ascii_digit(*c)));
             at = group + 3;
             has_groups = true;
         }
-        if bytes.get(at) == Some(&'.') && (bytes.get(at + 1) != Some(&'.')) {
+        let braced_point = bytes[at..].starts_with(&['{', '.', '}']) && digits(at + 3) > at + 3;
+        if braced_point {
+            let end = digits(at + 3);
+            number.push('.');
+            number.extend(bytes[at + 3..end].iter().map(|c| ascii_digit(*c)));
+            at = end;
+        } else if bytes.get(at) == Some(&'.') && (bytes.get(at + 1) != Some(&'.')) {
             let end = digits(at + 1);
             let is_overlined = bytes.get(at + 1) == Some(&'\\');
             if end > at + 1 || at > 0 || is_overlined {
@@ -310,7 +327,7 @@ impl Reader {
                 self.push(Tok::Num("3".into()));
                 self.push(Tok::Ch(']'));
             }
-            'π' | 'Π' | '𝜋' => self.command("pi"),
+            'π' | '𝜋' => self.command("pi"),
             '∞' => self.command("infty"),
             '≤' | '⩽' | '≦' => self.command("le"),
             '≥' | '⩾' | '≧' => self.command("ge"),
@@ -383,11 +400,24 @@ impl Reader {
     }
 }
 
+/// The sign of `{:}`, `{=}` and the like.
+fn braced_sign(text: &str) -> Option<char> {
+    let sign = text.strip_prefix('{')?.chars().next()?;
+    (":=<>+-".contains(sign) && text[1 + sign.len_utf8()..].starts_with('}')).then_some(sign)
+}
+
+/// Whether one of the groups `,234,048` that start `text` begins with a nought: no item of a list does.
+fn has_nought_group(text: &[char]) -> bool {
+    text.chunks(4)
+        .take_while(|group| group.len() == 4 && group[0] == ',' && group[1..].iter().all(|c| is_digit(*c)))
+        .any(|group| group[1] == '0')
+}
+
 /// The marks that may stand between groups of three digits: where the group starts, and whether the
 /// mark is a plain comma.
 fn group_mark(text: &[char], at: usize) -> Option<(usize, bool)> {
     let has = |mark: &str| mark.chars().enumerate().all(|(offset, c)| text.get(at + offset) == Some(&c));
-    for mark in ["{,}", ",\\! ", ",\\!", "\\,", "\\ ", "{\\,}", "\\;", "\\:"] {
+    for mark in ["{,}", ",\\! ", ",\\!", "\\,", "\\ ", "{\\,}", "\\;", "\\:", "~", "’"] {
         if has(mark) {
             return Some((at + mark.chars().count(), false));
         }

@@ -165,6 +165,34 @@ const NOT_UNITS: &[&str] = &[
     "inclusive",
     "exclusive",
     "to",
+    "is",
+    "are",
+    "was",
+    "cannot",
+    "can",
+    "could",
+    "would",
+    "should",
+    "may",
+    "might",
+    "fails",
+    "impossible",
+    "but",
+    "however",
+    "never",
+    "no",
+    "nor",
+    "without",
+    "maybe",
+    "perhaps",
+    "either",
+    "neither",
+    "unknown",
+    "undefined",
+    "otherwise",
+    "does",
+    "until",
+    "instead",
 ];
 
 /// What was taken off an answer's end.
@@ -308,7 +336,13 @@ fn last_unit(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String
             end -= 4;
             power = format!("^{digits}");
         }
-        (Some(Tok::Num(_)), _, _) => {}
+        // `s^{-1}`
+        (Some(Tok::Ch('-')), Some(Tok::Num(digits)), Some(Tok::Ch('}')))
+            if tok(4) == Some(&Tok::Ch('{')) && tok(5) == Some(&Tok::Ch('^')) =>
+        {
+            end -= 5;
+            power = format!("^-{digits}");
+        }
         _ => {}
     }
     let at = end.checked_sub(1)?;
@@ -325,10 +359,13 @@ fn last_unit(tokens: &[Token], gold_symbols: &[String]) -> Option<(usize, String
         _ if is_first => return None,
         Tok::Text(text) => {
             let text = text.trim();
-            let is_decoration = !text.chars().any(|c| c.is_ascii_digit() || "=<>\\".contains(c))
-                && !text
-                    .split(|c: char| !c.is_alphabetic())
-                    .any(|word| NOT_UNITS.contains(&word.to_lowercase().as_str()));
+            let is_remark =
+                ["is the answer", "is the final answer", "is the correct answer", "is correct"].contains(&text);
+            let is_decoration = is_remark
+                || !text.chars().any(|c| c.is_ascii_digit() || "=<>\\".contains(c))
+                    && !text
+                        .split(|c: char| !c.is_alphabetic())
+                        .any(|word| NOT_UNITS.contains(&word.to_lowercase().as_str()));
             if !is_decoration {
                 return None;
             }

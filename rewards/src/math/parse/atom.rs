@@ -1,12 +1,8 @@
-//! The smallest parts of a formula: numbers, names, brackets, functions and commands.
+//! The smallest parts of a formula: names, brackets, matrices and commands.
 
-use num_bigint::BigInt;
-use num_traits::One;
-
-use super::ast::{Func, Node, Op};
-use super::parse::{Failure, Parsed, Parser, collected, negated};
-use super::rational::Rational;
-use super::token::Tok;
+use super::{Failure, Parsed, Parser};
+use crate::math::ast::{Func, Node};
+use crate::math::token::Tok;
 
 impl Parser<'_> {
     pub(super) fn atom(&mut self) -> Parsed {
@@ -75,64 +71,6 @@ impl Parser<'_> {
         true
     }
 
-    pub(super) fn after_number(&mut self, digits: &str) -> Parsed {
-        // A recurring decimal: 0.1\overline{6}, 0.\dot3.
-        if digits.contains('.') && (self.is_command("overline") || self.is_command("bar") || self.is_command("dot")) {
-            let is_dot = self.is_command("dot");
-            self.at += 1;
-            let mut repeat = self.digits()?;
-            if is_dot {
-                // 0.\dot142857\dot... : from the first dotted digit to the second.
-                while let Some(Tok::Num(more)) = self.peek().cloned() {
-                    self.at += 1;
-                    repeat.push_str(&more);
-                }
-                if self.eat_command("dot") {
-                    repeat.push_str(&self.digits()?);
-                }
-            }
-            return recurring(digits, &repeat).map(Node::Num).ok_or(Failure::Syntax);
-        }
-        // `0.(36)`; after decimals the bracket would be a factor.
-        if let (true, Some(Tok::Ch('(')), Some(Tok::Num(repeat)), Some(Tok::Ch(')'))) =
-            (digits.ends_with('.') && !self.is_spaced(), self.peek(), self.ahead(1), self.ahead(2))
-            && repeat.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            let value = recurring(digits, repeat).map(Node::Num).ok_or(Failure::Syntax);
-            self.at += 3;
-            return value;
-        }
-        // `0.3636\ldots`: what repeats goes on; else the digits shown.
-        if digits.contains('.') && (self.is_command("ldots") || self.is_command("dots") || self.is_command("cdots")) {
-            self.at += 1;
-            if let Some((head, repeat)) = repeating(digits) {
-                return recurring(head, repeat).map(Node::Num).ok_or(Failure::Syntax);
-            }
-        }
-        if self.peek() == Some(&Tok::Ch('_')) {
-            self.at += 1;
-            let base = match self.digits()?.parse::<u32>() {
-                Ok(base) if (2..=36).contains(&base) => base,
-                _ => return Err(Failure::Syntax),
-            };
-            return Ok(Node::Based { digits: digits.trim_start_matches('0').to_string(), base });
-        }
-        number(digits)
-    }
-
-    /// A run of digits in braces or bare.
-    pub(super) fn digits(&mut self) -> Result<String, Failure> {
-        let braced = self.eat('{');
-        let Some(Tok::Num(digits)) = self.peek().cloned() else {
-            return Err(Failure::Syntax);
-        };
-        self.at += 1;
-        if braced {
-            self.expect('}')?;
-        }
-        if digits.bytes().all(|byte| byte.is_ascii_digit()) { Ok(digits) } else { Err(Failure::Syntax) }
-    }
-
     /// The rest of a name: primes and subscripts.
     pub(super) fn name(&mut self, mut name: String) -> Result<String, Failure> {
         for _ in 0..16 {
@@ -183,7 +121,7 @@ impl Parser<'_> {
         }
         let is_function = is_plain || name.contains(['\'', '_']) && "fgh".contains(first);
         if is_function && self.peek() == Some(&Tok::Ch('(')) && !self.is_spaced() {
-            let is_certain = "fgh".contains(first);
+            let is_height = |items: &[Node]| first == 'h' && matches!(items, [Node::Add(_)]);
             let start = self.at;
             self.at += 1;
             let items = self.nested(|parser| parser.items())?;
@@ -191,8 +129,9 @@ impl Parser<'_> {
             // `P(x)` applies, `p(q+1)` multiplies.
             // `p(x) = ...` names a function, whatever its letter.
             let is_named = self.peek() == Some(&Tok::Ch('=')) && items.iter().all(|item| matches!(item, Node::Sym(_)));
+            // `h(a+b)` is a height times a sum.
             if is_named
-                || is_certain
+                || ("fgh".contains(first) && !is_height(&items))
                 || (items.iter().all(|item| matches!(item, Node::Num(_))) && "FGHPQ".contains(first))
             {
                 return Ok(Node::Apply(name, items));
@@ -207,11 +146,11 @@ impl Parser<'_> {
         if word == "and" || word == "or" {
             return Err(Failure::Syntax);
         }
-        if super::latex::FUNCTIONS.contains(&word) {
+        if crate::math::latex::FUNCTIONS.contains(&word) {
             return self.function(word);
         }
         // More than four letters in a row are a word, not a product.
-        if word.len() > 4 || super::text::is_word(word) {
+        if word.len() > 4 || crate::math::text::is_word(word) {
             return Err(Failure::Syntax);
         }
         let mut factors = Vec::new();
@@ -382,191 +321,10 @@ impl Parser<'_> {
                         _ => Err(Failure::Syntax),
                     };
                 }
-                if super::latex::FUNCTIONS.contains(&name) { self.function(name) } else { Err(Failure::Syntax) }
+                if crate::math::latex::FUNCTIONS.contains(&name) { self.function(name) } else { Err(Failure::Syntax) }
             }
         }
     }
-
-    /// A function by name, with an optional power or base and an argument with or without brackets.
-    pub(super) fn function(&mut self, name: &str) -> Parsed {
-        if name == "det" {
-            return Err(Failure::Syntax);
-        }
-        let mut power = None;
-        let mut base = None;
-        for _ in 0..2 {
-            if self.eat('^') {
-                power = Some(self.script()?);
-            } else if self.eat('_') {
-                base = Some(self.script()?);
-            }
-        }
-        let argument = self.nested(|parser| parser.function_argument())?;
-        let arguments = match argument {
-            Node::Group { open: '(', items, close: ')' } => items,
-            Node::Set(items) | Node::List(items) => items,
-            other => vec![other],
-        };
-        let one = |arguments: Vec<Node>| {
-            if arguments.len() == 1 { Ok(arguments) } else { Err(Failure::Syntax) }
-        };
-        let mut call = match name {
-            "log" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::E), one(arguments)?.remove(0)]),
-            "lg" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::int(10)), one(arguments)?.remove(0)]),
-            "cis" => {
-                let angle = one(arguments)?.remove(0);
-                Node::Add(vec![
-                    Node::Call(Func::Cos, vec![angle.clone()]),
-                    Node::Mul(vec![Node::I, Node::Call(Func::Sin, vec![angle])]),
-                ])
-            }
-            _ => {
-                let func = Func::named(name).ok_or(Failure::Syntax)?;
-                let is_many = matches!(func, Func::Gcd | Func::Lcm | Func::Max | Func::Min);
-                let arguments = if is_many { arguments } else { one(arguments)? };
-                let is_inverse = matches!(&power, Some(Node::Neg(one)) if **one == Node::int(1));
-                match func.inverse().filter(|_| is_inverse) {
-                    Some(inverse) => {
-                        power = None;
-                        Node::Call(inverse, arguments)
-                    }
-                    None => Node::Call(func, arguments),
-                }
-            }
-        };
-        if base.is_some() {
-            return Err(Failure::Syntax);
-        }
-        if let Some(power) = power {
-            call = Node::Pow(call.boxed(), power.boxed());
-        }
-        Ok(call)
-    }
-
-    pub(super) fn function_argument(&mut self) -> Parsed {
-        if matches!(self.peek(), Some(Tok::Ch('(' | '['))) {
-            let Some(Tok::Ch(open)) = self.peek().cloned() else {
-                return Err(Failure::Syntax);
-            };
-            self.at += 1;
-            return self.group(open);
-        }
-        if self.peek() == Some(&Tok::Ch('{')) {
-            return self.braces();
-        }
-        let mut is_negative = false;
-        while self.eat('-') {
-            is_negative = !is_negative;
-        }
-        let mut factors = vec![self.power()?];
-        while self.starts_factor() && !self.starts_function() && !matches!(self.peek(), Some(Tok::Ch('(' | '[' | '{')))
-        {
-            if matches!(self.peek(), Some(Tok::Num(_))) {
-                return Err(Failure::Syntax);
-            }
-            factors.push(self.power()?);
-        }
-        // `\sin \pi/6`: a plain fraction of constants belongs to the argument.
-        if self.peek() == Some(&Tok::Ch('/'))
-            && matches!(self.ahead(1), Some(Tok::Num(_)))
-            && factors.contains(&Node::Pi)
-        {
-            self.at += 1;
-            let divisor = self.power()?;
-            factors.push(Node::Inverse(divisor.boxed()));
-        }
-        let argument = collected(factors, Node::Mul);
-        Ok(if is_negative { negated(argument) } else { argument })
-    }
-
-    pub(super) fn starts_function(&self) -> bool {
-        match self.peek() {
-            Some(Tok::Cmd(name)) => super::latex::FUNCTIONS.contains(&name.as_str()) || name == "sum" || name == "prod",
-            Some(Tok::Word(word)) => super::latex::FUNCTIONS.contains(&word.as_str()),
-            _ => false,
-        }
-    }
-
-    pub(super) fn series(&mut self, is_sum: bool) -> Parsed {
-        let (mut low, mut high) = (None, None);
-        for _ in 0..2 {
-            if self.eat('_') {
-                low = Some(self.script()?);
-            } else if self.eat('^') {
-                high = Some(self.script()?);
-            }
-        }
-        let (var, low) = match low {
-            Some(Node::Relation(mut sides, ops)) if ops == [Op::Eq] => {
-                let low = sides.pop().expect("a relation has two sides");
-                match sides.pop() {
-                    Some(Node::Sym(var)) => (var, low),
-                    Some(Node::I) => ("i".to_string(), low),
-                    _ => return Err(Failure::Syntax),
-                }
-            }
-            _ => return Err(Failure::Syntax),
-        };
-        let high = high.ok_or(Failure::Syntax)?;
-        let body = self.nested(|parser| parser.product())?;
-        let body = if var == "i" { with_index(body) } else { body };
-        Ok(Node::Series { is_sum, var, low: low.boxed(), high: high.boxed(), body: body.boxed() })
-    }
-}
-
-/// In the body of a sum over `i` the letter is the index, not the imaginary unit.
-pub(super) fn with_index(node: Node) -> Node {
-    let each = |items: Vec<Node>| items.into_iter().map(with_index).collect();
-    match node {
-        Node::I => Node::Sym("i".into()),
-        Node::Add(items) => Node::Add(each(items)),
-        Node::Mul(items) => Node::Mul(each(items)),
-        Node::Neg(a) => Node::Neg(with_index(*a).boxed()),
-        Node::Inverse(a) => Node::Inverse(with_index(*a).boxed()),
-        Node::Pow(a, b) => Node::Pow(with_index(*a).boxed(), with_index(*b).boxed()),
-        Node::Root(a, b) => Node::Root(with_index(*a).boxed(), with_index(*b).boxed()),
-        Node::Call(func, items) => Node::Call(func, each(items)),
-        other => other,
-    }
-}
-
-pub(super) fn number(digits: &str) -> Parsed {
-    let value = Rational::decimal(digits).ok_or(Failure::Syntax)?;
-    let Some((whole, part)) = digits.split_once('.') else {
-        return Ok(Node::Num(value));
-    };
-    if part.is_empty() {
-        return Ok(Node::Num(value));
-    }
-    let shown = format!("{whole}{part}");
-    let significant = shown.trim_start_matches('0').len();
-    Ok(Node::Dec { value, places: part.len() as u32, significant: significant as u32 })
-}
-
-/// The digits before the block that `0.1666` ends in twice or more (one digit: three times), and the block.
-fn repeating(digits: &str) -> Option<(&str, &str)> {
-    let decimals = digits.len() - digits.find('.')? - 1;
-    (1..=decimals.min(12) / 2).find_map(|period| {
-        let times = if period == 1 { 3 } else { 2 };
-        let block = &digits[digits.len() - period..];
-        let tail = digits.len().checked_sub(period * times)?;
-        let is_repeated = decimals >= period * times && digits[tail..] == block.repeat(times);
-        is_repeated.then(|| (&digits[..tail], block))
-    })
-}
-
-/// `0.1` followed by the recurring digits `6`.
-pub(super) fn recurring(digits: &str, repeat: &str) -> Option<Rational> {
-    if repeat.len() > 200 {
-        return None;
-    }
-    let start =
-        if digits.starts_with('.') { Rational::decimal(&format!("0{digits}"))? } else { Rational::decimal(digits)? };
-    let places = digits.split_once('.').map_or(0, |(_, part)| part.len()) as u32;
-    let ten = BigInt::from(10);
-    let nines = ten.pow(repeat.len() as u32) - BigInt::one();
-    let tail = Rational::new(repeat.parse().ok()?, nines * ten.pow(places))?;
-    Some(start.add(&tail))
 }
 
 pub(super) fn plain(token: &Tok) -> String {
