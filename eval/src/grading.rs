@@ -35,6 +35,9 @@ pub const UNPARSABLE: &str = "unparsable";
 /// Reason of a verdict whose comparison ran out of time.
 pub const TIMEOUT: &str = "timeout";
 
+/// Reason of a verdict on a problem whose prompt leaves no room in the model's context.
+pub const PROMPT_TOO_LONG: &str = "prompt_too_long";
+
 /// A grader: pure, bounded in time, and safe to call from many threads at once.
 pub trait Grade: Send + Sync {
     /// Name of the mode, as it stands in reports (`math`, `gsm8k_strict`, ...).

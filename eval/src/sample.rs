@@ -18,6 +18,8 @@ pub enum Finish {
     Stop,
     /// The token limit cut it.
     Length,
+    /// Nothing was generated: the prompt leaves no room in the model's context.
+    Unasked,
 }
 
 /// One generated completion, not yet graded.

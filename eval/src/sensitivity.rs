@@ -66,12 +66,22 @@ pub fn sensitivity(
     Ok(modes)
 }
 
-/// Greatest less least accuracy; 0 for fewer than two modes.
+/// Graders that take an answer in the form it has. The others want a form (`####`, a box, a closing sentence, nothing
+/// but the answer) that the prompt may not have asked for, so a 0 under them says nothing of the primary grader.
+const ANY_FORM: [&str; 2] = ["lenient", "math_verify"];
+
+/// The modes whose disagreement casts doubt on the accuracy: the primary, which is the first, and those of any form.
+pub fn applicable(modes: &[Mode]) -> Vec<&Mode> {
+    let applies = |(at, mode): &(usize, &Mode)| *at == 0 || ANY_FORM.contains(&mode.name.as_str());
+    modes.iter().enumerate().filter(applies).map(|(_, mode)| mode).collect()
+}
+
+/// Greatest less least accuracy of the [`applicable`] modes; 0 for fewer than two.
 pub fn spread(modes: &[Mode]) -> f64 {
-    let values = modes.iter().map(|mode| mode.accuracy.value);
-    let greatest = values.clone().fold(f64::NEG_INFINITY, f64::max);
-    let least = values.fold(f64::INFINITY, f64::min);
-    if modes.len() < 2 { 0.0 } else { greatest - least }
+    let values: Vec<f64> = applicable(modes).iter().map(|mode| mode.accuracy.value).collect();
+    let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    if values.len() < 2 { 0.0 } else { greatest - least }
 }
 
 #[cfg(test)]
@@ -87,7 +97,7 @@ mod tests {
 
     impl Grade for Ends {
         fn name(&self) -> &str {
-            if self.0 { "anywhere" } else { "at the end" }
+            if self.0 { "lenient" } else { "at the end" }
         }
 
         fn grade(&self, item: &Item, completion: &str) -> Verdict {
@@ -119,9 +129,12 @@ mod tests {
         let modes = sensitivity(&benchmark, &items, &mut samples, 1, &Ends(false), &[&Ends(true)]).unwrap();
         assert_eq!((modes[0].accuracy.value, modes[1].accuracy.value), (0.5, 1.0));
         assert_eq!((modes[1].accepts_more, modes[1].refuses_more), (1, 0));
-        assert_eq!(samples[1].accepted_by, ["anywhere"]);
+        assert_eq!(samples[1].accepted_by, ["lenient"]);
         assert!(samples[0].accepted_by.is_empty());
         assert_eq!(spread(&modes), 0.5);
         assert_eq!(spread(&modes[..1]), 0.0);
+        // A grader that wants a form of its own says nothing where it refuses everything.
+        let strict = Mode { name: "exact".into(), ..modes[0].clone() };
+        assert_eq!(spread(&[modes[1].clone(), strict]), 0.0);
     }
 }

@@ -8,7 +8,8 @@ use candlewick_eval::benchmark::{Benchmark, Item, Jsonl};
 use candlewick_eval::grading::MathGrader;
 use candlewick_eval::metrics::{Conclusion, Results, Settings, SplitMix64, summarise};
 use candlewick_eval::report::{
-    Curve, Data, Entry, Identity, Point, Protocol, Report, Token, compare_reports, summary, table, write_figure,
+    Curve, Data, Entry, Identity, Other, Point, Protocol, Report, Token, compare_reports, html, markdown, summary,
+    table, write_figure,
 };
 use candlewick_eval::sample::{Completion, Finish, Sample, grade};
 use candlewick_eval::sensitivity::{Mode, sensitivity};
@@ -101,7 +102,8 @@ fn report(label: &str, skill: f64) -> (Report, Vec<Vec<Sample>>) {
             ..Protocol::default()
         };
         let mut entry = Entry::new(data, protocol, results, modes, &graded);
-        entry.against("base", base, base_modes, &graded, 0).unwrap();
+        let base = Other { label: "base".into(), results: base, sensitivity: base_modes, differences: Vec::new() };
+        entry.against(base, &graded, 0).unwrap();
         entries.push(entry);
         all.push(graded);
     }
@@ -116,6 +118,7 @@ fn report(label: &str, skill: f64) -> (Report, Vec<Vec<Sample>>) {
         seconds: 83.2,
         tokens: 61_234,
         weights_sha256: Some("9f2c".repeat(16)),
+        commit: Some("0123456789ab".into()),
         ..Identity::default()
     };
     let mut report = Report::new(identity, entries).unwrap();
@@ -199,6 +202,34 @@ fn the_page_holds_model_text_as_data_only() {
     assert_eq!(data["samples"].as_array().unwrap().len(), 1660);
 }
 
+/// Whoever reads the sentence reads why it may not hold, and no colour says more than the sentence.
+#[test]
+fn a_comparison_of_models_asked_otherwise_says_so_in_every_form() {
+    let (mut report, samples) = report("final", 0.8);
+    let page = html(&report, &samples).unwrap();
+    assert!(page.contains("class=\"change better\"") && page.contains("class=\"headline better\""));
+    assert!(page.contains("<dt>Commit</dt><dd>0123456789ab</dd>"));
+    assert!(markdown(&report).contains("candlewick 0.1.0, commit 0123456789ab;"));
+    for entry in &mut report.benchmarks {
+        entry.against[0].differences = vec!["temperature 1, not 0".into(), "system prompt `a<b`, not none".into()];
+    }
+    let page = html(&report, &samples).unwrap();
+    assert!(page.contains("class=\"change open\"") && !page.contains("class=\"change better\""));
+    assert!(page.contains("<strong>Warning</strong> asked otherwise than base"));
+    assert!(page.contains("temperature 1, not 0; system prompt <code>a&lt;b</code>, not none"));
+    let text = "asked otherwise than base, so that the difference may not be the model's: temperature 1, not 0";
+    assert!(markdown(&report).contains(&format!("> Warning: {text}")));
+    assert!(table(&report).contains(&format!("\n  warning: {text}")));
+}
+
+/// The same results on both sides: neither gain nor loss, whatever the sign of zero.
+#[test]
+fn what_cannot_be_told_apart_has_no_colour() {
+    let (report, samples) = report("base", 0.25);
+    let page = html(&report, &samples).unwrap();
+    assert!(page.contains("class=\"change open\">+0.0 points on base</p>"));
+}
+
 #[test]
 fn the_harness_s_forms_hold_the_same_numbers() {
     let (report, samples) = report("final", 0.8);
@@ -221,8 +252,17 @@ fn reports_are_compared_where_they_share_problems() {
     let ((weak, _), (strong, _)) = (report("weak", 0.3), report("strong", 0.9));
     let (text, comparisons) = compare_reports(&[weak.clone(), strong.clone()], 0).unwrap();
     assert_eq!(comparisons.len(), 2);
-    assert!(text.contains("strong is better than weak"), "{text}");
+    assert!(text.contains("strong is better than weak") && !text.contains("0.000"), "{text}");
+    assert!(text.contains("< 0.001") && !text.contains("warning"), "{text}");
     let mut other = strong;
+    other.benchmarks[0].protocol.sampling.clear();
+    let (text, compared) = compare_reports(&[weak.clone(), other.clone()], 0).unwrap();
+    assert_eq!(compared[0].differences, ["temperature 0, not 0.6", "top_p off, not 0.95"]);
+    assert!(compared[1].differences.is_empty());
+    assert!(
+        text.contains("\n  warning: asked otherwise than weak, so that the difference may not be the model's: temperature 0, not 0.6;"),
+        "{text}"
+    );
     other.benchmarks.iter_mut().for_each(|entry| entry.data.sha256 = "0".into());
     assert!(matches!(compare_reports(&[weak, other], 0), Err(Error::NotComparable(_))));
 }

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use candlewick_eval::metrics::Conclusion;
 use candlewick_eval::report::{Report, compare_reports};
 
+use super::Usage;
+
 /// Compare reports on the problems they share: difference, 95 % interval, p, problems gained and lost.
 ///
 /// Each report is held against the first one that has the benchmark. For example:
@@ -19,6 +21,9 @@ pub(crate) struct Arguments {
     /// Fail with exit status 1 if any report is worse than the first.
     #[arg(long)]
     fail_if_worse: bool,
+    /// Let `--fail-if-worse` compare models that were asked otherwise: with another temperature, limit or form.
+    #[arg(long, requires = "fail_if_worse")]
+    allow_different_protocol: bool,
     /// Seed of the permutation test where its patterns cannot all be counted.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -35,7 +40,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let (text, comparisons) = compare_reports(&reports, arguments.seed)?;
     write!(std::io::stdout(), "{text}")?;
-    let worse = comparisons.iter().filter(|found| found.conclusion == Conclusion::Worse).count();
+    let different = comparisons.iter().find(|found| !found.differences.is_empty());
+    if let Some(found) = different.filter(|_| arguments.fail_if_worse && !arguments.allow_different_protocol) {
+        return Err(Usage(format!(
+            "`--fail-if-worse`: {} was asked otherwise on {}: {}: ask alike, or add `--allow-different-protocol`",
+            found.label,
+            found.benchmark,
+            found.differences.join("; ")
+        ))
+        .into());
+    }
+    let worse = comparisons.iter().filter(|found| found.comparison.conclusion == Conclusion::Worse).count();
     if arguments.fail_if_worse && worse > 0 {
         bail!("{worse} of {} comparisons are worse (`--fail-if-worse`)", comparisons.len());
     }

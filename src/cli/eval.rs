@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow};
 use candlewick::config::{
     AskForm, BudgetWord, Config, Device, DiscreteConfig, Dtype, EvalBudget, EvalConfig, ModelConfig,
 };
@@ -12,11 +12,14 @@ use candlewick::eval::{self, Exam, Outcome, Sitting, Training};
 use candlewick::hub::Hub;
 use candlewick::train::evaluate::line;
 use candlewick::train::policy::Policy;
-use candlewick_eval::metrics::Conclusion;
-use candlewick_eval::report::{Report, table};
+use candlewick_eval::report::table;
 use candlewick_rewards::reward::math::MathConfig;
+use regex::Regex;
 
-use super::{Usage, compare};
+use self::earlier::{Earlier, Held, Plan};
+use super::Usage;
+
+mod earlier;
 
 /// Test a checkpoint on benchmarks, and write a report that says how sure it is.
 ///
@@ -44,7 +47,7 @@ pub(crate) struct Arguments {
     /// Folder for the report; `reports/<label>` if not given.
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Write over a report that is there.
+    /// Write over a report that is there, or begin anew where an evaluation with other settings was stopped.
     #[arg(long)]
     force: bool,
     /// Branch, tag or commit on the Hub.
@@ -101,7 +104,8 @@ struct Decoding {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Asking")]
 struct Asking {
-    /// `chat` for the chat template, `base` for text to be continued, `auto` for what the checkpoint has.
+    /// `chat` for the chat template, `base` for text to be continued, `auto` for what the checkpoint has. Generated
+    /// problems and those of `--config` are asked as in training, or as plain text with `base` or without a template.
     #[arg(long, default_value = "auto")]
     form: AskForm,
     /// Worked examples before each problem.
@@ -142,12 +146,16 @@ struct Honesty {
     /// Compare with this report, and fail with exit status 1 if a benchmark became worse.
     #[arg(long, value_name = "REPORT")]
     fail_if_worse_than: Option<PathBuf>,
+    /// Let `--fail-if-worse-than` compare models that were asked otherwise: with another temperature, limit or form.
+    #[arg(long, requires = "fail_if_worse_than")]
+    allow_different_protocol: bool,
 }
 
 /// Runs the tests, writes the report and applies the gates.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    // 1. What needs no weights.
     let settings = settings(arguments)?;
-    let earlier = earlier(&arguments.honesty)?;
+    let earlier = Earlier::read(&arguments.honesty)?;
     let label = arguments.label.clone().unwrap_or_else(|| label(&arguments.model));
     let output = arguments.output.clone().unwrap_or_else(|| Path::new("reports").join(&label));
     if output.join("report.json").exists() && !arguments.force {
@@ -156,6 +164,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let (data, reward) = data_of(arguments)?;
     let training = training(arguments, &data)?;
+
+    // 2. The model, and the problems as it will see them.
     let model = ModelConfig {
         revision: arguments.revision.clone(),
         device: arguments.device,
@@ -163,15 +173,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..ModelConfig::named(&arguments.model)
     };
     let policy = Policy::load(&model, &data)?;
-    let exams = eval::exams(&policy, &settings, &data, training.as_ref(), arguments.decoding.told)?;
-    for exam in &exams {
-        super::note(&format!(
-            "{}: {} problems, {} completions",
-            exam.name,
-            exam.len(),
-            exam.len() * settings.samples * settings.wordings
-        ));
-    }
+    let exams = eval::exams(&policy, &settings, &data, training.as_ref(), arguments.decoding.told).map_err(in_flags)?;
     let seed = arguments.decoding.seed;
     let mut identity = eval::identity::identity(&policy, &policy.folder, &label, arguments.revision.as_deref(), seed)?;
     identity.date = eval::identity::now();
@@ -184,26 +186,97 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let (cap, rows, model) = (arguments.decoding.limit, arguments.decoding.rows, weights.clone());
         Sitting { eval: &settings, cap, seed, rows, grader, must_finish, ks, journal, model }
     });
-    let (mut outcomes, sittings): (Vec<Outcome>, Vec<Sitting>) = (Vec::new(), sittings.collect());
+    let sittings: Vec<Sitting> = sittings.collect();
+
+    // 3. What would go wrong only after hours of sampling.
+    let plans: Vec<Plan> = (exams.iter().zip(&sittings))
+        .map(|(exam, sitting)| Plan {
+            name: &exam.name,
+            problems: exam.len(),
+            sha256: eval::report::problems_sha256(exam),
+            protocol: eval::report::protocol(&policy, exam, sitting),
+            samples: settings.samples,
+            template: identity.template_sha256.as_deref(),
+        })
+        .collect();
+    let allows_different = arguments.honesty.allow_different_protocol;
+    let held = earlier.iter().map(|earlier| earlier.held(&plans, allows_different));
+    let held: Vec<Held> = held.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    drop(plans);
     for (exam, sitting) in exams.iter().zip(&sittings) {
-        let outcome = exam.sit(&policy, sitting)?;
-        super::note(&line(&outcome));
+        take_over(exam, sitting, arguments.force)?;
+    }
+
+    // 4. The answers.
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for (exam, sitting) in exams.iter().zip(&sittings) {
+        let outcome = exam.sit(&policy, sitting)?.context("the evaluation was asked to stop")?;
+        super::note(&flags(&line(&outcome)));
         outcomes.push(outcome);
     }
+
+    // 5. The report, whatever comes of the comparisons.
     let sat: Vec<(&Exam, Sitting, &Outcome)> =
         exams.iter().zip(sittings).zip(&outcomes).map(|((exam, sitting), outcome)| (exam, sitting, outcome)).collect();
     let (mut report, samples) = eval::report::report(&policy, identity, &sat, &[])?;
+    let warnings = report.benchmarks.iter_mut().flat_map(|entry| &mut entry.warnings);
+    warnings.for_each(|warning| *warning = flags(warning));
     let names: Vec<String> = exams.iter().map(|exam| exam.name.clone()).collect();
     report.notes.extend(eval::report::chosen_on(&policy.folder, &names));
-    for (path, other) in &earlier {
-        hold_against(&mut report, path, other, &samples, seed)?;
-    }
+    let notes = earlier::not_compared(&report, &earlier);
+    report.notes.extend(notes);
+    let is_held = earlier::hold(&mut report, &held, &samples, seed);
     let written = report.write(&output, &samples, None)?;
     // What the journals held stands in the report now.
     let _ = std::fs::remove_dir_all(output.join("unfinished"));
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}\nreport  {}", table(&report), written.html.display())?;
-    gates(&report, &arguments.honesty, &earlier)
+    is_held?;
+    earlier::gates(&report, &arguments.honesty, &held, |line| drop(writeln!(out, "{line}")))
+}
+
+/// Says what an exam will ask, and what of it a stopped evaluation has answered already.
+///
+/// Errors: a stopped evaluation under other settings, whose completions would be lost, unless `force` is given.
+fn take_over(exam: &Exam, sitting: &Sitting, force: bool) -> Result<()> {
+    let (kept, total) = exam.kept(sitting);
+    super::note(&format!("{}: {} problems, {total} completions", exam.name, exam.len()));
+    if kept > 0 {
+        super::note(&format!("{}: {kept} of {total} completions are taken over from a stopped evaluation", exam.name));
+    }
+    let (Some((lost, differences)), Some(journal)) = (exam.loss(sitting), &sitting.journal) else { return Ok(()) };
+    let path = journal.display();
+    if !force {
+        return Err(Usage(format!(
+            "`{path}` holds {lost} completions of a stopped evaluation under other settings: {differences}: give the settings it had to go on, or add `--force` to begin anew"
+        ))
+        .into());
+    }
+    super::note(&format!(
+        "{}: {lost} completions of a stopped evaluation under other settings are thrown away: {differences}",
+        exam.name
+    ));
+    std::fs::remove_file(journal).with_context(|| format!("{path} cannot be removed"))
+}
+
+/// A message in the words of this command: `--limit` where a config says `eval.limit`.
+fn flags(message: &str) -> String {
+    let key = Regex::new(r"`(eval|data\.columns)\.(\w+)`(?: = `(\w+)`)?").expect("a valid pattern");
+    let flag = |found: &regex::Captures| {
+        let name = found[2].replace('_', "-");
+        let value = found.get(3).map_or(String::new(), |value| format!(" {}", value.as_str()));
+        let field = if &found[1] == "eval" { "" } else { "-field" };
+        format!("`--{name}{field}{value}`")
+    };
+    key.replace_all(message, flag).into_owned()
+}
+
+/// An error in the words of this command, cause by cause.
+fn in_flags(error: anyhow::Error) -> anyhow::Error {
+    let lines: Vec<String> = error.chain().map(|cause| flags(&cause.to_string())).collect();
+    let mut lines = lines.into_iter().rev();
+    let innermost = anyhow!(lines.next().unwrap_or_default());
+    lines.fold(innermost, |error, line| error.context(line))
 }
 
 /// The `[eval]` section that the arguments stand for. Errors: what can never work, before anything is loaded.
@@ -212,12 +285,17 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
     let refuse = |message: String| -> Result<EvalConfig> { Err(Usage(message).into()) };
     for name in &arguments.benchmarks {
         if let Err(error) = eval::check(name) {
-            return refuse(format!("{error:#}"));
+            return refuse(flags(&format!("{error:#}")));
         }
     }
     let n = decoding.samples;
     if n == 0 || decoding.limit == 0 || decoding.rows == 0 || decoding.problems == Some(0) {
         return refuse("`--samples`, `--limit`, `--rows` and `--problems` are at least 1".into());
+    }
+    if asking.wordings > 1 && asking.form == AskForm::Base {
+        return refuse(
+            "wordings vary the instruction of a chat, and a base prompt has none: leave out `--wordings`".into(),
+        );
     }
     if n > 1 && decoding.temperature == 0.0 {
         return refuse(format!(
@@ -243,7 +321,7 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
         stop: Vec::new(),
     };
     let settings = EvalConfig {
-        soft: decoding.soft.config(&tokens)?,
+        soft: None,
         benchmarks: arguments.benchmarks.clone(),
         problems: decoding.problems,
         samples: n,
@@ -261,13 +339,10 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
         budget: decoding.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
         every: 0,
     };
-    Ok(settings)
-}
-
-/// The reports to compare with, each with its path; the one of the gate is the last.
-fn earlier(honesty: &Honesty) -> Result<Vec<(PathBuf, Report)>> {
-    let paths = honesty.against.iter().chain(&honesty.fail_if_worse_than);
-    paths.map(|path| Ok((path.clone(), compare::read(path)?))).collect()
+    if let Some(reason) = settings.impossible() {
+        return refuse(flags(&reason));
+    }
+    Ok(EvalConfig { soft: decoding.soft.config(&tokens)?, ..settings })
 }
 
 fn data_of(arguments: &Arguments) -> Result<(DataConfig, Option<MathConfig>)> {
@@ -303,60 +378,4 @@ fn label(model: &str) -> String {
         [.., last] => (*last).to_owned(),
         [] => "model".to_owned(),
     }
-}
-
-/// Adds an earlier report's results to each benchmark on the same problems; a benchmark on others is noted.
-fn hold_against(
-    report: &mut Report,
-    path: &Path,
-    other: &Report,
-    samples: &[Vec<candlewick_eval::sample::Sample>],
-    seed: u64,
-) -> Result<()> {
-    let label = match other.identity.label == report.identity.label {
-        true => path.display().to_string(),
-        false => other.identity.label.clone(),
-    };
-    let mut is_shared = false;
-    for (entry, samples) in report.benchmarks.iter_mut().zip(samples) {
-        let Some(theirs) = other.benchmarks.iter().find(|theirs| theirs.data.benchmark == entry.data.benchmark) else {
-            continue;
-        };
-        if theirs.data.sha256 != entry.data.sha256 {
-            let name = &entry.data.benchmark;
-            report.notes.push(format!("{label} was asked other problems of {name}, so it is not compared there"));
-            continue;
-        }
-        is_shared = true;
-        entry.against(label.clone(), theirs.results.clone(), theirs.sensitivity.clone(), samples, seed)?;
-    }
-    ensure!(is_shared, "the report `{}` shares no benchmark on the same problems", path.display());
-    Ok(())
-}
-
-/// The gates of a pipeline, applied once the report is written.
-fn gates(report: &Report, honesty: &Honesty, earlier: &[(PathBuf, Report)]) -> Result<()> {
-    let mut failures = Vec::new();
-    for entry in &report.benchmarks {
-        let (name, accuracy) = (&entry.data.benchmark, entry.results.accuracy.value);
-        if let Some(least) = honesty.fail_below.filter(|least| accuracy < *least) {
-            failures.push(format!(
-                "{name}: accuracy {:.1} % is below {:.1} % (`--fail-below`)",
-                100.0 * accuracy,
-                100.0 * least
-            ));
-        }
-        // The report of the gate was added last, where it shares the benchmark.
-        let gate = honesty.fail_if_worse_than.as_ref().and(earlier.last());
-        if let (Some((path, gate)), Some(against)) = (gate, entry.against.last())
-            && gate.benchmarks.iter().any(|theirs| theirs.data.sha256 == entry.data.sha256)
-            && against.comparison.conclusion == Conclusion::Worse
-        {
-            failures.push(format!("{name}: worse than `{}` (`--fail-if-worse-than`)", path.display()));
-        }
-    }
-    if !failures.is_empty() {
-        bail!("{}", failures.join("; "));
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candlewick::config::{Device, DiscreteConfig, ModelConfig};
 use candlewick::data::{DataConfig, Prompt};
 use candlewick::model::chat_template::Message;
@@ -67,6 +67,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..ModelConfig::named(&arguments.model)
     };
     let policy = Policy::load(&model, &DataConfig::default())?;
+    let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
+    let flag = if arguments.chat { Some("--chat") } else { arguments.system.as_ref().map(|_| "--system") };
+    if let Some(flag) = flag.filter(|_| !has_template) {
+        bail!(
+            "the checkpoint `{}` has no chat template, which `{flag}` needs: leave it out to continue plain text, or add a chat_template.jinja",
+            arguments.model
+        );
+    }
     let mut messages: Vec<Message> = arguments.system.iter().map(Message::system).collect();
     if arguments.chat {
         let is_terminal = std::io::stdin().is_terminal();

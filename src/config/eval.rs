@@ -34,7 +34,8 @@ pub struct EvalConfig {
     pub limit: Option<usize>,
     /// Texts that end a completion, besides the model's own end tokens and the end of the answer in a base prompt.
     pub stop: Vec<String>,
-    /// How benchmarks are asked: by the chat template, as text to be continued, or by what the checkpoint has.
+    /// How problems are asked: by the chat template, as text to be continued, or by what the checkpoint has. Under
+    /// `base` generated problems and those of `[data]` are plain text, too; else they are asked as in training.
     pub form: AskForm,
     /// Worked examples before each problem of a benchmark. Absent: none in a chat, four in a base prompt.
     pub shots: Option<usize>,
@@ -50,6 +51,13 @@ pub struct EvalConfig {
     pub budget: EvalBudget,
     /// Soft thinking while testing, any mode; absent = as [rollout.soft] has it at `temperature`, or none.
     pub soft: Option<SoftConfig>,
+}
+
+impl EvalConfig {
+    /// Why these settings can never work, in one line.
+    pub fn impossible(&self) -> Option<String> {
+        super::values::eval_refusal(self)
+    }
 }
 
 /// What the prompts of a test tell about the length of an answer.

@@ -1,7 +1,7 @@
 //! Whether each value of the sections that stand in this folder is possible.
 
 use super::load::Finding;
-use super::{Config, DiscreteConfig, Dtype, RolloutConfig, Schedule, SoftConfig};
+use super::{Config, DiscreteConfig, Dtype, EvalConfig, RolloutConfig, Schedule, SoftConfig};
 
 /// Every value that can never work.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -10,12 +10,18 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     model(config, &mut values);
     rollout(config, &mut values);
     optim(config, &mut values);
-    eval(config, &mut values);
+    eval(&config.eval, &mut values);
     values.0
 }
 
-fn eval(config: &Config, values: &mut Values) {
-    let eval = &config.eval;
+/// The first reason why a test cannot work as it is set.
+pub(super) fn eval_refusal(config: &EvalConfig) -> Option<String> {
+    let mut values = Values(Vec::new());
+    eval(config, &mut values);
+    values.0.into_iter().next().map(|finding| finding.message)
+}
+
+fn eval(eval: &EvalConfig, values: &mut Values) {
     values.require("eval.temperature", eval.temperature, eval.temperature >= 0.0, "it is 0 or above");
     let keeps_some = eval.top_p > 0.0 && eval.top_p <= 1.0;
     values.require("eval.top_p", eval.top_p, keeps_some, "it lies above 0 and up to 1, which keeps all tokens");

@@ -32,6 +32,8 @@ pub struct Exam {
     pub(super) form: Form,
     pub(super) shots: usize,
     pub(super) system: Option<String>,
+    /// Length in tokens that the prompts tell.
+    pub(super) told: Option<usize>,
     pub(super) stop: Vec<String>,
     pub(super) contamination: Option<Contamination>,
     pub(super) warnings: Vec<String>,
@@ -48,13 +50,17 @@ pub(super) struct Asked {
 pub(super) struct Rendered {
     pub(super) text: String,
     pub(super) ids: Vec<u32>,
+    /// Whether it leaves no room for an answer in the model's context, so that it is not asked and counts as wrong.
+    pub(super) is_too_long: bool,
 }
 
 /// The exams that `[eval]` names: benchmarks from the Hub (`gsm8k`) or a file (`gsm8k=FILE`), files and data sets of
 /// one's own, generated problems, or `validation`, the held-out part of `[data]`.
 ///
-/// Problems that stand in `training` are taken out. `told` is the length in tokens that every prompt tells, if any. Errors: an unknown name with those there are; a record that
-/// cannot be read, with file and line; a prompt without room for an answer; two exams of one name.
+/// Problems that stand in `training` are taken out. `told` is the length in tokens that every prompt tells, if any.
+/// Problems of a generator or of `[data]` are asked as training words them, but as plain text under the form `base` or
+/// without a chat template. Errors: an unknown name with those there are; a record that cannot be read, with file and
+/// line; no prompt with room for an answer; two exams of one name.
 pub fn exams(
     policy: &Policy,
     eval: &EvalConfig,
@@ -82,24 +88,26 @@ pub fn exams(
 }
 
 impl Exam {
-    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, set: Set, told: Option<usize>) -> Result<Self> {
+    fn render(policy: &Policy, eval: &EvalConfig, hub: &Hub, mut set: Set, told: Option<usize>) -> Result<Self> {
         let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
         let mut form = match (eval.form, has_template) {
             (AskForm::Base, _) | (AskForm::Auto, false) => Form::Base,
             (AskForm::Auto, true) => Form::Chat,
             (AskForm::Chat, true) => Form::Chat,
-            (AskForm::Chat, false) => bail!("the checkpoint has no chat template: ask with the form `base`"),
+            (AskForm::Chat, false) => bail!("the checkpoint has no chat template: ask with `eval.form` = `base`"),
         };
-        if let Some((_, Some(prompt))) = set.entries.first() {
+        if form == Form::Base {
+            set.entries.iter_mut().filter_map(|(_, own)| own.as_mut()).for_each(|own| *own = plain(own));
+        } else if let Some((_, Some(prompt))) = set.entries.first() {
             form = if matches!(prompt, Prompt::Messages(_)) { Form::Chat } else { Form::Base };
         }
         ensure!(
             eval.wordings <= 1 || set.is_held_out || form == Form::Chat,
-            "wordings vary the instruction of a chat, and a base prompt has none: ask with the form `chat`, or set `wordings` to 1"
+            "wordings vary the instruction of a chat, and a base prompt has none: ask with `eval.form` = `chat`, or set `eval.wordings` to 1"
         );
         ensure!(
             (1..=WORDINGS.len()).contains(&eval.wordings),
-            "`wordings` = {} is impossible: there are 1 to {}",
+            "`eval.wordings` = {} is impossible: there are 1 to {}",
             eval.wordings,
             WORDINGS.len()
         );
@@ -121,9 +129,13 @@ impl Exam {
             asked.push(Asked { instruction, prompts });
         }
         let own_shots = if form == Form::Base && !set.is_held_out { set.benchmark.shots().len() } else { 0 };
+        let shots = shots.map_or(own_shots, |shots| shots.len());
+        let mut warnings = warnings(policy, form, &asked[0].prompts);
+        warnings.extend(too_long(policy.decoder.spec.max_positions, shots, &items, &asked)?);
         Ok(Self {
-            warnings: warnings(policy, form, &asked[0].prompts),
-            shots: shots.map_or(own_shots, |shots| shots.len()),
+            warnings,
+            shots,
+            told,
             system: eval.system.clone().filter(|_| !set.is_held_out && form == Form::Chat),
             stop: stop.into_iter().chain(eval.stop.iter().cloned()).collect(),
             name: set.name,
@@ -157,7 +169,7 @@ fn shots(benchmark: &dyn Benchmark, eval: &EvalConfig, hub: &Hub) -> Result<Opti
         let mut own = benchmark.shots();
         ensure!(
             wanted <= own.len(),
-            "`{}` has {} worked examples of its own, not {wanted}: name a file with more in `shots_from`",
+            "`{}` has {} worked examples of its own, not {wanted}: name a file with more in `eval.shots_from`",
             benchmark.name(),
             own.len()
         );
@@ -213,15 +225,38 @@ fn rendered(policy: &Policy, prompt: &Prompt, id: &str, told: Option<usize>) -> 
     let prompt = told.as_ref().unwrap_or(prompt);
     let render = || -> Result<Rendered> {
         let (text, ids) = (policy.renderer.text(prompt)?, policy.renderer.prompt(prompt)?);
-        let room = policy.decoder.spec.max_positions;
-        ensure!(
-            ids.len() < room,
-            "its prompt of {} tokens leaves no room in the model's context of {room}: show fewer worked examples",
-            ids.len()
-        );
-        Ok(Rendered { text, ids })
+        let is_too_long = ids.len() >= policy.decoder.spec.max_positions;
+        Ok(Rendered { text, ids, is_too_long })
     };
     render().with_context(|| format!("problem `{id}`"))
+}
+
+/// A conversation as text to be continued: what is said, without who says it.
+fn plain(prompt: &Prompt) -> Prompt {
+    match prompt {
+        Prompt::Text(text) => Prompt::Text(text.clone()),
+        Prompt::Messages(messages) => Prompt::Text(messages.iter().map(Message::text).collect::<Vec<_>>().join("\n\n")),
+    }
+}
+
+/// That some prompts leave no room for an answer in a context of `room` tokens. Errors: none leaves any.
+fn too_long(room: usize, shots: usize, items: &[Item], asked: &[Asked]) -> Result<Option<String>> {
+    let is_too_long = |at: &usize| asked.iter().any(|asked| asked.prompts[*at].is_too_long);
+    let all: Vec<usize> = (0..items.len()).filter(is_too_long).collect();
+    let Some(first) = all.first() else { return Ok(None) };
+    let fix = if shots > 0 { "show fewer worked examples (`eval.shots`)" } else { "use a model with a longer context" };
+    ensure!(
+        all.len() < items.len(),
+        "each of the {} prompts leaves no room in the model's context of {room} tokens: {fix}",
+        items.len()
+    );
+    Ok(Some(format!(
+        "{} of {} prompts leave no room in the model's context of {room} tokens and count as unanswered, such as problem `{}` of {} tokens: {fix}",
+        all.len(),
+        items.len(),
+        items[*first].id,
+        asked[0].prompts[*first].ids.len()
+    )))
 }
 
 /// What is doubtful about prompts rendered so.

@@ -1,7 +1,7 @@
 //! The journal of an evaluation: every completion as it ends, so that a stopped evaluation goes on where it was.
 //!
 //! A JSON object a line. The first says how completions were made; if it is not that of the evaluation at hand, the
-//! journal is begun anew. The others hold a completion each, with a hash of the prompt it follows. A last line that
+//! journal is begun anew, and [`Journal::loss`] says beforehand what that throws away. The others hold a completion each, with a hash of the prompt it follows. A last line that
 //! a kill cut short is dropped.
 
 use std::collections::HashMap;
@@ -55,8 +55,22 @@ impl Journal {
         Self { file: None, path: PathBuf::new(), done: HashMap::new(), before: 0.0 }
     }
 
-    /// Opens the journal at `path`, taking over what it holds if it was made under the same `key`.
-    pub fn open(path: &Path, key: &Value) -> Result<Self> {
+    /// What the journal at `path` holds, without opening it for writing; nothing if it was made under another `key`.
+    pub fn read(path: &Path, key: &Value) -> Self {
+        Self::parse(path, key).0
+    }
+
+    /// What would be thrown away by an evaluation under `key`: the number of completions, and what differs.
+    pub fn loss(path: &Path, key: &Value) -> Option<(usize, String)> {
+        let text = std::fs::read(path).ok()?;
+        let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        let found: Value = serde_json::from_slice(lines.next()?).ok()?;
+        let completions = lines.count();
+        (completions > 0 && found != *key).then(|| (completions, differences(key, &found)))
+    }
+
+    /// The journal and how many of the file's bytes are good.
+    fn parse(path: &Path, key: &Value) -> (Self, usize) {
         let text = std::fs::read(path).unwrap_or_default();
         let mut journal = Self { path: path.to_owned(), ..Self::none() };
         let mut valid = 0;
@@ -74,6 +88,15 @@ impl Journal {
             }
             valid += line.len();
         }
+        (journal, valid)
+    }
+
+    /// Opens the journal at `path`, taking over what it holds if it was made under the same `key`.
+    pub fn open(path: &Path, key: &Value) -> Result<Self> {
+        if let Some((completions, differences)) = Self::loss(path, key) {
+            tracing::warn!("{} is begun anew without its {completions} completions: {differences}", path.display());
+        }
+        let (mut journal, valid) = Self::parse(path, key);
         let open = || -> std::io::Result<File> {
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder)?;
@@ -109,6 +132,21 @@ impl Journal {
     }
 }
 
+/// What differs between two keys, as `temperature 1, not 0`; hashes of models are not spelt out.
+fn differences(key: &Value, found: &Value) -> String {
+    let (Some(key), Some(found)) = (key.as_object(), found.as_object()) else { return "another form".to_owned() };
+    let differs = |name: &&String| key.get(*name) != found.get(*name);
+    let tell = |name: &String| {
+        let value = |of: &serde_json::Map<String, Value>| of.get(name).map_or("none".to_owned(), Value::to_string);
+        match name.as_str() {
+            "model" => "another model".to_owned(),
+            _ => format!("{name} {}, not {}", value(key), value(found)),
+        }
+    };
+    let others = found.keys().filter(|name| !key.contains_key(*name));
+    key.keys().chain(others).filter(differs).map(tell).collect::<Vec<_>>().join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,7 +173,11 @@ mod tests {
         journal.put(&line(1)).unwrap();
         drop(journal);
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
-        let other = Journal::open(&path, &json!({"seed": 2})).unwrap();
-        assert_eq!(other.get("a", 0, 7), None);
+        assert_eq!(Journal::read(&path, &json!({"seed": 1})).get("a", 1, 7), Some(&line(1)));
+        assert_eq!(Journal::loss(&path, &json!({"seed": 1})), None);
+        let other = json!({"seed": 2, "stop": ["a"]});
+        assert_eq!(Journal::loss(&path, &other), Some((2, "seed 2, not 1; stop [\"a\"], not none".to_owned())));
+        assert_eq!(Journal::open(&path, &other).unwrap().get("a", 0, 7), None);
+        assert_eq!(Journal::loss(&path, &json!({"seed": 1})), None, "an empty journal is no loss");
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candlewick_eval::benchmark::{Form, sha256};
-use candlewick_eval::report::{Data, Entry, Identity, Protocol, Report, Token};
+use candlewick_eval::report::{Data, Entry, Identity, Other, Protocol, Report, Token};
 use candlewick_eval::sample::Sample;
 use serde_json::{Value, json};
 
@@ -35,7 +35,13 @@ pub fn entry(policy: &Policy, exam: &Exam, sitting: &Sitting, outcome: &Outcome)
     entry
 }
 
-fn protocol(policy: &Policy, exam: &Exam, sitting: &Sitting) -> Protocol {
+/// Hash of an exam's problems, by which reports on the same ones are known.
+pub fn problems_sha256(exam: &Exam) -> String {
+    sha256(&exam.items)
+}
+
+/// How an exam is asked in this sitting.
+pub fn protocol(policy: &Policy, exam: &Exam, sitting: &Sitting) -> Protocol {
     let first = &exam.asked[0].prompts[0];
     let token = |&id: &u32| Token { id, text: policy.tokenizer().decode(&[id], false).unwrap_or_default() };
     let shown = first.ids.len().min(SHOWN);
@@ -50,6 +56,7 @@ fn protocol(policy: &Policy, exam: &Exam, sitting: &Sitting) -> Protocol {
         last_tokens: first.ids[first.ids.len() - shown..].iter().map(token).collect(),
         shots: exam.shots,
         system: exam.system.clone(),
+        told: exam.told,
         sampling: sampling(sitting),
         max_tokens: sitting.cap,
         stop: exam.stop.clone(),
@@ -58,10 +65,20 @@ fn protocol(policy: &Policy, exam: &Exam, sitting: &Sitting) -> Protocol {
     }
 }
 
-/// Sampler settings that are in force; none for greedy decoding.
+/// Sampler settings that are in force; none for greedy decoding token by token.
 fn sampling(sitting: &Sitting) -> BTreeMap<String, Value> {
     let sampling = sitting.sampling();
     let mut settings = BTreeMap::new();
+    if let Some(soft) = &sitting.eval.soft {
+        let mut value = serde_json::to_value(soft).unwrap_or_default();
+        if let Some(map) = value.as_object_mut() {
+            // The answer's sampler stands beside it, and what has only a part in training says nothing here.
+            ["answer", "active_min", "reduction", "active", "trains_inputs"].iter().for_each(|key| {
+                map.remove(*key);
+            });
+        }
+        settings.insert("soft".to_owned(), value);
+    }
     if sampling.temperature == 0.0 {
         return settings;
     }
@@ -89,8 +106,14 @@ pub fn report(
     for (exam, sitting, outcome) in sat {
         let mut entry = entry(policy, exam, sitting, outcome);
         if let Some(base) = base.iter().find(|base| base.name == outcome.name) {
-            let modes = base.sensitivity.clone();
-            entry.against("base", base.results.clone(), modes, &outcome.samples, sitting.seed)?;
+            let other = Other {
+                label: "base".to_owned(),
+                results: base.results.clone(),
+                sensitivity: base.sensitivity.clone(),
+                // The same exam in the same sitting.
+                differences: Vec::new(),
+            };
+            entry.against(other, &outcome.samples, sitting.seed)?;
         }
         entries.push(entry);
     }

@@ -61,8 +61,21 @@ pub fn check(name: &str) -> Result<()> {
     if is_source(name) {
         return Source::parse(name).map(drop);
     }
-    benchmark::named(name)?;
-    Ok(())
+    match (benchmark::named(name), nearest(name)) {
+        (Ok(_), _) => Ok(()),
+        (Err(error), Some(nearest)) => bail!("{error}; did you mean `{nearest}`?"),
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
+/// The name that a misspelt one was likely meant for.
+fn nearest(name: &str) -> Option<String> {
+    let known = benchmark::all().into_iter().map(|known| known.name().to_owned()).chain(["validation".to_owned()]);
+    known
+        .map(|known| (strsim::jaro_winkler(&known, name), known))
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .map(|(_, known)| known)
 }
 
 /// Whether a name that is no benchmark's is meant as a file, a data set or a generator.
@@ -97,7 +110,12 @@ pub(super) fn read(name: &str, data: &DataConfig, hub: &Hub) -> Result<Set> {
         answer: data.columns.answer.clone(),
         is_verbatim: false,
     };
-    records(Box::new(own), name, &source.files(hub, data.revision.as_deref())?)
+    records(Box::new(own), name, &source.files(hub, data.revision.as_deref())?).map_err(|error| {
+        match error.to_string().contains(": no field ") {
+            true => anyhow!("{error}; name yours with `data.columns.problem` and `data.columns.answer`"),
+            false => error,
+        }
+    })
 }
 
 /// A benchmark's own data set on the Hub.

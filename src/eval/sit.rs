@@ -23,6 +23,7 @@ use super::progress::Progress;
 use crate::config::EvalConfig;
 use crate::data::split;
 use crate::rollout::{self, Event, Request, Sampling};
+use crate::train::is_stopping;
 use crate::train::policy::Policy;
 
 /// Rows decoded together unless somebody says otherwise.
@@ -104,6 +105,7 @@ impl Sitting<'_> {
         if self.must_finish { format!("{settings}, and cut completions are wrong") } else { settings }
     }
 
+    /// What tells the completions of this sitting from those of another, in a journal.
     fn key(&self, stop: &[String]) -> Value {
         let sampling = self.sampling();
         json!({"version": env!("CARGO_PKG_VERSION"), "model": self.model, "seed": self.seed, "limit": self.cap, "stop": stop,
@@ -112,31 +114,42 @@ impl Sitting<'_> {
 }
 
 impl Exam {
-    /// Lets the policy answer every problem `eval.samples` times under each wording, and grades.
-    pub fn sit(&self, policy: &Policy, sitting: &Sitting) -> Result<Outcome> {
+    /// How many completions of how many stand in the sitting's journal already.
+    pub fn kept(&self, sitting: &Sitting) -> (usize, usize) {
+        let total = self.asked.iter().flat_map(|asked| &asked.prompts).filter(|prompt| !prompt.is_too_long).count();
+        let kept = sitting.journal.as_ref().map_or(0, |path| {
+            let journal = Journal::read(path, &sitting.key(&self.stop));
+            self.taken_over(&journal, &self.hashes(), sitting.eval.samples)
+        });
+        (kept, total * sitting.eval.samples)
+    }
+
+    /// What the sitting's journal would lose because other settings made it: how many completions, and what differs.
+    pub fn loss(&self, sitting: &Sitting) -> Option<(usize, String)> {
+        Journal::loss(sitting.journal.as_ref()?, &sitting.key(&self.stop))
+    }
+
+    /// Lets the policy answer every problem `eval.samples` times under each wording, and grades; `None` when the
+    /// program was asked to stop on the way. What was complete by then is in the journal, if there is one.
+    pub fn sit(&self, policy: &Policy, sitting: &Sitting) -> Result<Option<Outcome>> {
         let mut journal = match &sitting.journal {
             Some(path) => Journal::open(path, &sitting.key(&self.stop))?,
             None => Journal::none(),
         };
         let started = Instant::now();
-        let hashes: Vec<Vec<u64>> =
-            self.asked.iter().map(|asked| asked.prompts.iter().map(|p| prompt_hash(&p.ids)).collect()).collect();
+        let hashes = self.hashes();
         let n = sitting.eval.samples;
-        let kept: usize = hashes.iter().map(|hashes| self.kept(&journal, hashes, n)).sum();
+        let kept = self.taken_over(&journal, &hashes, n);
         let total = self.asked.len() * self.len() * n;
         let mut progress = Progress::new(&self.name, total as u64, kept as u64, sitting.cap);
         let mut answers = Vec::new();
         for (wording, (asked, hashes)) in self.asked.iter().zip(&hashes).enumerate() {
-            answers.push(self.answers(
-                policy,
-                sitting,
-                wording,
-                asked,
-                hashes,
-                &mut journal,
-                &mut progress,
-                started,
-            )?);
+            let given = self.answers(policy, sitting, wording, asked, hashes, &mut journal, &mut progress, started)?;
+            let Some(given) = given else {
+                progress.finish();
+                return Ok(None);
+            };
+            answers.push(given);
         }
         progress.finish();
         let seconds = journal.before + started.elapsed().as_secs_f64();
@@ -164,17 +177,23 @@ impl Exam {
         let others = grading::others();
         let others: Vec<&dyn Grade> = others.iter().map(AsRef::as_ref).collect();
         let sensitivity = sensitivity(self.benchmark.as_ref(), &self.items, &mut samples, n, &sitting.grader, &others)?;
-        Ok(Outcome { name: self.name.clone(), results, sensitivity, wordings, samples, seconds, tokens })
+        Ok(Some(Outcome { name: self.name.clone(), results, sensitivity, wordings, samples, seconds, tokens }))
     }
 
-    fn kept(&self, journal: &Journal, hashes: &[u64], samples: usize) -> usize {
+    /// Hashes of the prompts under each wording.
+    fn hashes(&self) -> Vec<Vec<u64>> {
+        self.asked.iter().map(|asked| asked.prompts.iter().map(|p| prompt_hash(&p.ids)).collect()).collect()
+    }
+
+    fn taken_over(&self, journal: &Journal, hashes: &[Vec<u64>], samples: usize) -> usize {
         let of_item = |(item, hash): (&candlewick_eval::benchmark::Item, &u64)| {
             (0..samples).filter(|index| journal.get(&item.id, *index, *hash).is_some()).count()
         };
-        self.items.iter().zip(hashes).map(of_item).sum()
+        hashes.iter().flat_map(|hashes| self.items.iter().zip(hashes)).map(of_item).sum()
     }
 
     /// Completions under one wording, in the order of problems and samples; those in the journal are not made again.
+    /// `None` when the program was asked to stop.
     #[allow(clippy::too_many_arguments)]
     fn answers(
         &self,
@@ -186,12 +205,15 @@ impl Exam {
         journal: &mut Journal,
         progress: &mut Progress,
         started: Instant,
-    ) -> Result<Vec<Completion>> {
+    ) -> Result<Option<Vec<Completion>>> {
         let n = sitting.eval.samples;
         let mut lines: HashMap<(usize, usize), Line> = HashMap::new();
         let (mut requests, mut of_item) = (Vec::new(), Vec::new());
         for (at, (item, prompt)) in self.items.iter().zip(&asked.prompts).enumerate() {
             for index in 0..n {
+                if prompt.is_too_long {
+                    continue;
+                }
                 if let Some(line) = journal.get(&item.id, index, hashes[at]) {
                     lines.insert((at, index), line.clone());
                     continue;
@@ -223,11 +245,16 @@ impl Exam {
         };
         let before = journal.before;
         let mut failure = None;
+        let mut is_stopped = is_stopping();
+        if is_stopped {
+            return Ok(None);
+        }
         rollout::generate(&policy.decoder, &requests, &settings, |event| {
             let completion = match event {
                 Event::Token { .. } => {
                     progress.token();
-                    return ControlFlow::Continue(());
+                    is_stopped = is_stopping();
+                    return if is_stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
                 }
                 Event::Finished(completion) => completion,
             };
@@ -252,9 +279,16 @@ impl Exam {
         if let Some(error) = failure {
             return Err(error);
         }
+        if is_stopped {
+            return Ok(None);
+        }
         let mut completions = Vec::new();
         for (at, (item, prompt)) in self.items.iter().zip(&asked.prompts).enumerate() {
             for index in 0..n {
+                if prompt.is_too_long {
+                    completions.push(unasked(&item.id, index, &prompt.text));
+                    continue;
+                }
                 let line = lines.remove(&(at, index)).with_context(|| {
                     format!(
                         "problem `{}` of `{}` has no sample {index}: the rollout stage gave too few",
@@ -264,7 +298,7 @@ impl Exam {
                 completions.push(self.completion(policy, line, &prompt.text)?);
             }
         }
-        Ok(completions)
+        Ok(Some(completions))
     }
 
     fn completion(&self, policy: &Policy, line: Line, prompt: &str) -> Result<Completion> {
@@ -292,6 +326,24 @@ impl Exam {
             sample.verdict.correct = false;
             sample.verdict.reason = "truncated".into();
         }
+        for sample in samples.iter_mut().filter(|s| s.completion.finish == Finish::Unasked) {
+            sample.verdict.correct = false;
+            sample.verdict.reason = grading::PROMPT_TOO_LONG.into();
+        }
         Ok(samples)
+    }
+}
+
+/// The empty completion of a prompt that leaves no room for one.
+fn unasked(item: &str, index: usize, prompt: &str) -> Completion {
+    Completion {
+        item: item.to_owned(),
+        index,
+        prompt: prompt.to_owned(),
+        text: String::new(),
+        tokens: 0,
+        finish: Finish::Unasked,
+        logp: None,
+        ids: Vec::new(),
     }
 }

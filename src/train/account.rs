@@ -14,6 +14,9 @@ use super::metrics::Step;
 use super::policy::Policy;
 use crate::model::memory;
 
+/// That all steps are done but the closing test was stopped.
+pub(super) const STOPPED_AT_THE_END: &str = "stopped in the last test: go on with the same command and `--resume`";
+
 /// Prints a line of the run's account.
 pub(super) fn say(line: &str) {
     // Whoever stopped reading the account does not stop the run.

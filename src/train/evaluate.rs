@@ -85,13 +85,21 @@ impl Examiner {
         self.exams.is_empty()
     }
 
-    /// Every exam.
-    pub fn sit(&self, policy: &Policy) -> Result<Vec<Outcome>> {
+    /// Whether a test is due after the steps done so far, of `steps`. One that was stopped on the way was not taken into
+    /// the state, and is due again when the run goes on.
+    pub fn is_due(&self, state: &State, steps: usize) -> bool {
+        let is_now = self.eval.every > 0 && state.step > 0 && state.step.is_multiple_of(self.eval.every);
+        let is_done = state.evaluations.iter().any(|(step, _)| *step == state.step);
+        is_now && !is_done && state.step < steps && !self.is_empty()
+    }
+
+    /// Every exam; like the others here, `None` when the run was asked to stop on the way.
+    pub fn sit(&self, policy: &Policy) -> Result<Option<Vec<Outcome>>> {
         self.exams.iter().map(|exam| exam.sit(policy, &self.sitting(exam, None))).collect()
     }
 
     /// The exams of a test between steps: `validation` alone where there is one, else all.
-    pub fn check(&self, policy: &Policy) -> Result<Vec<Outcome>> {
+    pub fn check(&self, policy: &Policy) -> Result<Option<Vec<Outcome>>> {
         let has_slice = self.exams.iter().any(|exam| exam.name == VALIDATION);
         let exams = self.exams.iter().filter(|exam| !has_slice || exam.name == VALIDATION);
         exams.map(|exam| exam.sit(policy, &self.sitting(exam, None))).collect()
@@ -99,7 +107,7 @@ impl Examiner {
 
     /// Every exam for the model before training. Its completions stay in the run's folder, so that a resumed run need
     /// not make them again; `policy` loads the model where some are missing.
-    pub fn sit_base(&self, policy: &Policy, folder: &RunFolder) -> Result<Vec<Outcome>> {
+    pub fn sit_base(&self, policy: &Policy, folder: &RunFolder) -> Result<Option<Vec<Outcome>>> {
         let sit = |exam: &Exam| exam.sit(policy, &self.sitting(exam, Some(journal(folder, &exam.name))));
         self.exams.iter().map(sit).collect()
     }

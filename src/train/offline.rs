@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
 
-use super::account::{duration, finish, say};
+use super::account::{STOPPED_AT_THE_END, duration, finish, say};
 use super::checkpoint::{self, State};
 use super::evaluate::{self, Examiner, line, step_rng};
 use super::examples::{Examples, Reading};
@@ -72,15 +72,25 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut recorder = Recorder::open(folder.path(), config.run.tensorboard, bytes)?;
     let examiner = Examiner::for_run(&policy, config, None)?;
     let base = match state.step {
-        _ if examiner.is_empty() => Vec::new(),
+        _ if examiner.is_empty() => None,
         0 => examiner.sit_base(&policy, &folder)?,
         _ => examiner.sit_base(&Policy::load(&config.model, &config.data)?, &folder)?,
     };
+    let base = base.unwrap_or_default();
     if state.step == 0 && !base.is_empty() {
         evaluate::note(&mut state, &base);
     }
     base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
     let is_due = |step: usize| config.eval.every > 0 && step.is_multiple_of(config.eval.every);
+    // A test between steps; whether this step is the best so far.
+    let test = |state: &mut State, policy: &Policy| -> Result<bool> {
+        let Some(outcomes) = examiner.check(policy)? else { return Ok(false) };
+        outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
+        Ok(evaluate::note(state, &outcomes).1)
+    };
+    if examiner.is_due(&state, steps) {
+        test(&mut state, &policy)?;
+    }
     let mut grads = Grads::new(&policy.decoder.params);
     let (started, before, mut has_checked, mut bad) = (Instant::now(), state.seconds, false, 0);
     let save = |state: &mut State,
@@ -177,12 +187,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             clock.elapsed().as_secs_f64(),
             duration(left)
         ));
-        let mut is_best = false;
-        if config.eval.every > 0 && state.step % config.eval.every == 0 && !is_last && !examiner.is_empty() {
-            let outcomes = examiner.check(&policy)?;
-            outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
-            is_best = evaluate::note(&mut state, &outcomes).1 && config.run.keep_best;
-        }
+        let is_best = examiner.is_due(&state, steps) && test(&mut state, &policy)? && config.run.keep_best;
         let is_due = config.run.save_every > 0 && state.step % config.run.save_every == 0;
         if !is_last && (is_due || is_best || super::is_stopping()) {
             save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
@@ -192,7 +197,11 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         say(&format!("stopped after step {}: go on with the same command and `--resume`", state.step));
         return Ok(());
     }
-    let last = examiner.sit(&policy)?;
+    let Some(last) = examiner.sit(&policy)? else {
+        save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
+        say(STOPPED_AT_THE_END);
+        return Ok(());
+    };
     if !last.is_empty() {
         evaluate::note(&mut state, &last);
     }

@@ -22,9 +22,9 @@ use candlewick_rewards::Rewards;
 
 use self::draw::Drawn;
 use self::stages::Stages;
-use super::account::{Clock, finish, say};
+use super::account::{Clock, STOPPED_AT_THE_END, finish, say};
 use super::checkpoint::State;
-use super::evaluate::{Examiner, line};
+use super::evaluate::Examiner;
 use super::folder::RunFolder;
 use super::metrics::{Recorder, Step};
 use super::policy::Policy;
@@ -70,6 +70,9 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
     let last = run.stages.tokens.plan(online.steps.saturating_sub(1), online.steps)?.told;
     let examiner = Examiner::for_run(&run.policy, config, last)?;
     let base = if examiner.is_empty() { Vec::new() } else { run.base(&examiner, &folder)? };
+    if examiner.is_due(&run.state, online.steps) {
+        run.test(&examiner)?;
+    }
     let started = Instant::now();
     let before = run.state.seconds;
     while run.state.step < online.steps && !super::is_stopping() {
@@ -78,12 +81,8 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
         recorder.record(run.state.step, &step)?;
         say(&run.line(&step));
         run.warn(&step);
-        let (is_last, mut is_best) = (run.state.step == online.steps, false);
-        if config.eval.every > 0 && run.state.step % config.eval.every == 0 && !is_last && !examiner.is_empty() {
-            let outcomes = examiner.check(&run.policy)?;
-            outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
-            is_best = run.evaluated(&outcomes)? && config.run.keep_best;
-        }
+        let is_last = run.state.step == online.steps;
+        let is_best = examiner.is_due(&run.state, online.steps) && run.test(&examiner)? && config.run.keep_best;
         let is_due = config.run.save_every > 0 && run.state.step % config.run.save_every == 0;
         if !is_last && (is_due || is_best || super::is_stopping()) {
             run.save(&folder, &mut recorder)?;
@@ -93,7 +92,11 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
         say(&format!("stopped after step {}: go on with the same command and `--resume`", run.state.step));
         return Ok(());
     }
-    let last = if examiner.is_empty() { Vec::new() } else { examiner.sit(&run.policy)? };
+    let Some(last) = examiner.sit(&run.policy)? else {
+        run.save(&folder, &mut recorder)?;
+        say(STOPPED_AT_THE_END);
+        return Ok(());
+    };
     if !last.is_empty() {
         run.evaluated(&last)?;
     }

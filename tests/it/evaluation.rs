@@ -171,12 +171,29 @@ fn gates_fail_and_pass_and_reports_are_compared() {
     let at = all.iter().position(|a| a == "40").unwrap();
     all[at] = "1".into();
     all.extend(["--label", "bad", "--fail-if-worse-than", "good", "--fail-below", "0.9"].map(str::to_owned));
-    let bad = folder.run(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    // Whoever was cut after one token is not worse for that.
+    let refused = folder.run(&all);
+    assert_eq!(refused.status, 2, "{}", refused.stderr);
+    assert_eq!(
+        refused.stderr,
+        "error: `--fail-if-worse-than`: validation is asked otherwise than for `good`: limit 1, not 40: ask alike, or add `--allow-different-protocol`\n"
+    );
+    assert!(!folder.path().join("bad").exists(), "it is refused before anything is sampled");
+    let bad = folder.run(&[&all[..], &["--allow-different-protocol"]].concat());
     assert_eq!(bad.status, 1);
     assert!(bad.stderr.contains("is below 90.0 % (`--fail-below`); validation: worse than `good`"), "{}", bad.stderr);
     assert!(bad.stdout.contains("bad is worse than good"), "{}", bad.stdout);
     assert!(bad.stdout.contains("no completion ended by itself within 1 tokens"), "{}", bad.stdout);
-    let fine = eval(&folder, "fine", &["--fail-if-worse-than", "bad", "--against", "good", "--fail-below", "0.01"]);
+    let doubt =
+        "  warning: asked otherwise than good, so that the difference may not be the model's: limit 1, not 40\n";
+    assert!(bad.stdout.contains(doubt), "{}", bad.stdout);
+    assert!(
+        text(&folder, "bad/report.md").contains(&format!("> Warning: {}", doubt.trim()["warning: ".len()..].trim()))
+    );
+    assert!(text(&folder, "bad/report.html").contains("asked otherwise than good"));
+    let gate = ["--fail-if-worse-than", "bad", "--allow-different-protocol"];
+    let fine = eval(&folder, "fine", &[&gate[..], &["--against", "good", "--fail-below", "0.01"]].concat());
     assert_eq!(fine.status, 0, "{}", fine.stderr);
     assert!(
         fine.stdout.contains("is better than bad") && fine.stdout.contains("not distinguishable from good"),
@@ -186,8 +203,153 @@ fn gates_fail_and_pass_and_reports_are_compared() {
     let compared = folder.run(&["compare", "good", "bad"]);
     assert_eq!(compared.status, 0, "{}", compared.stderr);
     assert!(compared.stdout.contains("bad is worse than good"), "{}", compared.stdout);
-    assert_eq!(folder.run(&["compare", "good", "bad", "--fail-if-worse"]).status, 1);
+    assert!(compared.stdout.contains(doubt), "{}", compared.stdout);
+    let refused = folder.run(&["compare", "good", "bad", "--fail-if-worse"]);
+    assert_eq!(refused.status, 2);
+    assert!(refused.stderr.contains("`--fail-if-worse`: bad was asked otherwise on validation: limit 1, not 40"));
+    let worse = ["compare", "good", "bad", "--fail-if-worse", "--allow-different-protocol"];
+    assert_eq!(folder.run(&worse).status, 1);
     assert_eq!(folder.run(&["compare", "good"]).status, 2);
+}
+
+/// The same checkpoint, greedy and sampled: whatever the sentence says, it comes with the reason.
+#[test]
+fn greedy_is_not_held_against_sampled_without_a_word() {
+    let folder = Folder::new();
+    assert_eq!(eval(&folder, "sampled", &[]).status, 0);
+    let greedy =
+        ["eval", &root("configs/quickstart"), "-b", "validation", "--config", &root("configs/quickstart.toml")];
+    let limits = ["--problems", "30", "--limit", "40", "--output", "greedy", "--against", "sampled"];
+    let done = folder.run(&[&greedy[..], &limits].concat());
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert!(done.stdout.contains("temperature 0, not 1; samples 1, not 4"), "{}", done.stdout);
+}
+
+/// What cannot be compared is refused before anything is sampled; what can is gated, and the rest is named.
+#[test]
+fn reports_on_other_problems_are_refused_at_once_and_gates_name_what_they_leave_out() {
+    let folder = Folder::new();
+    folder.write("one.jsonl", "{\"problem\": \"3+4=\", \"answer\": \"7\"}\n");
+    folder.write("two.jsonl", "{\"problem\": \"5+4=\", \"answer\": \"9\"}\n");
+    assert_eq!(eval_file(&folder, "one.jsonl", &["--output", "one", "--label", "one"]).status, 0);
+    for flag in ["--against", "--fail-if-worse-than"] {
+        let done = eval_file(&folder, "two.jsonl", &["--output", "two", flag, "one"]);
+        assert_eq!(done.status, 2, "{}", done.stderr);
+        assert!(
+            done.stderr.starts_with(
+                "error: the report `one` shares no benchmark on the same problems: it has one (1 problems, SHA-256"
+            ),
+            "{}",
+            done.stderr
+        );
+        assert!(!folder.path().join("two").exists());
+    }
+    let both = ["-b", "two.jsonl", "--output", "both", "--fail-if-worse-than", "one"];
+    let done = eval_file(&folder, "one.jsonl", &both);
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert!(done.stdout.contains("not gated: two: `one` has no results on these problems\n"), "{}", done.stdout);
+    assert!(!done.stdout.contains("not gated: one"), "{}", done.stdout);
+}
+
+/// A checkpoint without a chat template is asked generated problems as text, whatever form is named but a chat.
+#[test]
+fn generated_problems_are_text_for_a_base_model() {
+    let folder = Folder::new();
+    let model = root("configs/quickstart");
+    for form in ["auto", "base"] {
+        let fixed = ["eval", &model, "-b", "generated:sums", "--problems", "3", "--limit", "8", "--force"];
+        let done = folder.run(&[&fixed[..], &["--output", "sums", "--form", form]].concat());
+        assert_eq!(done.status, 0, "{}", done.stderr);
+        let protocol = &Report::read(&folder.path().join("sums")).unwrap().benchmarks[0].protocol;
+        assert_eq!(protocol.form, "base");
+        assert!(protocol.rendered.starts_with("What is ") && protocol.rendered.ends_with("just the number."));
+    }
+    for (flag, value) in [("--chat", None), ("--system", Some("Be brief."))] {
+        let done = folder.run(&[&["generate", &model, flag][..], value.as_slice()].concat());
+        assert_eq!(done.status, 1);
+        assert!(done.stderr.contains(&format!("has no chat template, which `{flag}` needs")), "{}", done.stderr);
+        assert!(!done.stderr.contains("data.conversational"), "{}", done.stderr);
+    }
+}
+
+/// One problem without room in the context does not take the others with it.
+#[test]
+fn a_prompt_longer_than_the_context_counts_as_unanswered() {
+    let folder = Folder::new();
+    let long = format!("{{\"problem\": \"{}\", \"answer\": 2}}\n", "1+".repeat(80));
+    folder.write("sums.jsonl", &("{\"problem\": \"3+4=\", \"answer\": \"7\"}\n".to_owned() + &long));
+    let done = eval_file(&folder, "sums.jsonl", &["--output", "report"]);
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    let entry = &Report::read(&folder.path().join("report")).unwrap().benchmarks[0];
+    assert_eq!((entry.results.problems, entry.results.reasons["prompt_too_long"]), (2, 1));
+    assert_eq!(entry.results.truncated.count, 0);
+    assert!(
+        entry.warnings[0].starts_with("1 of 2 prompts leave no room in the model's context of 128 tokens and count as unanswered, such as problem `1` of ")
+            && entry.warnings[0].ends_with(" tokens: use a model with a longer context"),
+        "{:?}",
+        entry.warnings
+    );
+    let samples = text(&folder, "report/samples_sums.jsonl");
+    let last: Value = serde_json::from_str(samples.lines().last().unwrap()).unwrap();
+    assert_eq!((last["finish"].as_str(), last["tokens"].as_u64()), (Some("unasked"), Some(0)));
+}
+
+/// What a stopped evaluation has answered is neither lost nor taken over without a word.
+#[test]
+fn a_stopped_evaluation_is_taken_over_or_thrown_away_aloud() {
+    let folder = Folder::new();
+    folder.write("sums.jsonl", "{\"problem\": \"3+4=\", \"answer\": \"7\"}\n");
+    // The evaluation is whole but its report cannot be written, so what was kept stays.
+    folder.write("out/report.html/in-the-way", "");
+    let model = root("configs/quickstart");
+    let run = |seed: &str, more: &[&str]| {
+        let fixed = ["eval", &model, "-b", "sums.jsonl", "--form", "base", "--shots", "0", "--limit", "40"];
+        folder.run(&[&fixed[..], &["--output", "out", "--seed", seed], more].concat())
+    };
+    assert_eq!(run("1", &[]).status, 1);
+    std::fs::remove_file(folder.path().join("out/report.json")).unwrap();
+    let refused = run("2", &[]);
+    assert_eq!(
+        (refused.status, refused.stderr.lines().last().unwrap()),
+        (
+            2,
+            "error: `out/unfinished/sums.jsonl` holds 1 completions of a stopped evaluation under other settings: seed 2, not 1: give the settings it had to go on, or add `--force` to begin anew"
+        )
+    );
+    let again = run("1", &[]);
+    assert!(
+        again.stderr.contains("sums: 1 of 1 completions are taken over from a stopped evaluation"),
+        "{}",
+        again.stderr
+    );
+    std::fs::remove_dir_all(folder.path().join("out/report.html")).unwrap();
+    let forced = run("2", &["--force"]);
+    assert_eq!(forced.status, 0, "{}", forced.stderr);
+    assert!(
+        forced.stderr.contains(
+            "sums: 1 completions of a stopped evaluation under other settings are thrown away: seed 2, not 1"
+        )
+    );
+}
+
+/// Wrong values are told before the model, which is not there, is looked for.
+#[test]
+fn impossible_flags_are_status_2_before_anything_is_loaded() {
+    let folder = Folder::new();
+    folder.write("ok.jsonl", "{\"problem\": \"1+1=\", \"answer\": 2}\n");
+    for (flags, expected) in [
+        (&["--top-p", "0"][..], "`--top-p` cannot be 0: it lies above 0 and up to 1"),
+        (&["--min-p", "1.5"], "`--min-p` cannot be 1.5"),
+        (&["--temperature=-1"], "`--temperature` cannot be -1"),
+        (&["--wordings", "9"], "`--wordings` cannot be 9: there are 1 to 6"),
+        (&["--wordings", "0"], "`--wordings` cannot be 0"),
+        (&["--samples", "2", "--temperature", "1", "--pass-at", "1,4"], "k = 4 needs at least 4 samples"),
+        (&["--stop", ""], "`--stop` holds an empty text"),
+    ] {
+        let done = folder.run(&[&["eval", "nowhere", "-b", "ok.jsonl"][..], flags].concat());
+        assert_eq!(done.status, 2, "{flags:?}: {}", done.stderr);
+        assert!(done.stderr.contains(expected), "{flags:?}: {}", done.stderr);
+    }
 }
 
 #[test]
@@ -200,6 +362,7 @@ fn bad_input_is_one_clear_line() {
     );
     folder.write("empty.jsonl", "");
     folder.write("old/report.json", "{\"schema\": \"candlewick-report/0\"}");
+    folder.write("null.jsonl", "{\"problem\": \"1+1=\", \"answer\": null}\n");
     folder.write("ok.jsonl", "{\"problem\": \"1+1=\", \"answer\": 2}\n");
     folder.write("long.jsonl", &format!("{{\"problem\": \"{}\", \"answer\": 2}}\n", "1+".repeat(80)));
     let refuses = |file: &str, more: &[&str], status: i32, expected: &str| {
@@ -209,14 +372,27 @@ fn bad_input_is_one_clear_line() {
         assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
     };
     refuses("gsm9k", &[], 2, "unknown benchmark `gsm9k`: use one of gsm8k, svamp, math500");
+    refuses("gsm9k", &[], 2, "; did you mean `gsm8k`?");
     refuses("gone.jsonl", &[], 2, "no such data file: `gone.jsonl`");
     refuses("gsm8k=gone.jsonl", &[], 2, "no such data file: `gone.jsonl`");
     refuses("validation", &[], 2, "name the config with `--config`");
     refuses("missing.jsonl", &[], 1, "error: missing.jsonl:3: no field `answer`");
+    refuses(
+        "missing.jsonl",
+        &[],
+        1,
+        "or `solution`: the record has `problem`; name yours with `--problem-field` and `--answer-field`",
+    );
+    refuses("null.jsonl", &[], 1, "error: null.jsonl:1: field `answer` is null\n");
     refuses("twice.jsonl", &[], 1, "twice.jsonl:2: a second record has the id `7`");
     refuses("gsm8k=ok.jsonl", &[], 1, "ok.jsonl:1: field `answer` has no line `#### answer`");
     refuses("empty.jsonl", &[], 1, "`empty.jsonl` is empty");
-    refuses("long.jsonl", &[], 1, "leaves no room in the model's context of 128");
+    refuses(
+        "long.jsonl",
+        &[],
+        1,
+        "leaves no room in the model's context of 128 tokens: use a model with a longer context",
+    );
     refuses("ok.jsonl", &["--samples", "4"], 2, "4 samples at temperature 0 are the same completion 4 times");
     let sampled = ["--samples", "4", "--temperature", "1"];
     refuses(
@@ -231,12 +407,12 @@ fn bad_input_is_one_clear_line() {
         1,
         "report has schema `candlewick-report/0`, this version reads `candlewick-report/1`",
     );
-    refuses("ok.jsonl", &["--wordings", "3"], 1, "a base prompt has none");
+    refuses("ok.jsonl", &["--wordings", "3"], 2, "a base prompt has none: leave out `--wordings`");
     refuses("ok.jsonl", &["--fail-below", "40"], 2, "give a number from 0 to 1");
     let model = root("configs/quickstart");
     let chat = folder.run(&["eval", &model, "-b", "ok.jsonl", "--form", "chat"]);
     assert!(
-        chat.status == 1 && chat.stderr.contains("has no chat template: ask with the form `base`"),
+        chat.status == 1 && chat.stderr.contains("has no chat template: ask with `--form base`"),
         "{}",
         chat.stderr
     );
@@ -287,6 +463,14 @@ fn a_run_ends_with_a_report_of_base_and_final_and_keeps_its_best() {
     let other = report.training.iter().find(|curve| curve.name == "generated:mixed accuracy").unwrap();
     assert_eq!(other.points.len(), 2);
     assert!(report.training.iter().any(|curve| curve.name == "entropy" && curve.points.len() == 6));
+    // A quantity has one name.
+    let metrics = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let step: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    let names: Vec<&String> = step.as_object().unwrap().keys().collect();
+    assert!(names.iter().all(|name| !name.starts_with("rollout/reward")), "{names:?}");
+    for name in ["reward/accuracy", "reward/math", "reward/math/std", "reward/math/failed"] {
+        assert!(step[name].is_number(), "{name} of {names:?}");
+    }
     assert!(report.notes.iter().any(|note| note.contains("that figure was chosen")), "{:?}", report.notes);
     let summary: Value = serde_json::from_slice(&std::fs::read(folder.join("report/summary.json")).unwrap()).unwrap();
     for side in ["base", "final"] {

@@ -89,8 +89,7 @@ fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     let mut child = command(output, "cut", &sets).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let metrics = output.join("cut/metrics.jsonl");
     assert!(wait_for(&mut child, || lines(&metrics) >= 1), "the run ended before it could be interrupted");
-    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
-    assert!(status.success());
+    interrupt(&child);
     let (status, out, err) = done(&child.wait_with_output().unwrap());
     assert_eq!(status, 0, "{out}{err}");
     let step = lines(&metrics);
@@ -98,6 +97,61 @@ fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     assert!(output.join(format!("cut/checkpoints/{step}/state.json")).exists(), "nothing was saved");
     assert!(resume(output, "cut", &sets).contains(&format!("resumed after step {step}")));
     same(output, "whole", "cut", &["model.safetensors", "optimizer.safetensors"]);
+}
+
+fn interrupt(child: &Child) {
+    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(status.success());
+}
+
+/// A test of a run stops between two tokens, not at its end, and what it lacks is made up for on resume.
+#[test]
+fn ctrl_c_stops_a_test_and_the_resumed_run_makes_up_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path();
+    // Tests take far longer than steps, so that the signals fall into them.
+    let sets = [
+        "run.steps=2",
+        "run.save_every=0",
+        "data.validation=100",
+        "prompts.shuffle.per_step=4",
+        "eval.every=1",
+        "eval.samples=16",
+        "eval.temperature=1",
+        "eval.benchmarks=[\"validation\"]",
+    ];
+    succeed(command(output, "whole", &sets));
+    let pipes = |mut command: Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // 1. Before the first step: completions of the base model are kept.
+    let mut child = pipes(command(output, "cut", &sets));
+    let journal = output.join("cut/report/unfinished_validation.jsonl");
+    assert!(wait_for(&mut child, || lines(&journal) > 20), "the run ended before it could be interrupted");
+    interrupt(&child);
+    let (status, out, err) = done(&child.wait_with_output().unwrap());
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(out.contains("stopped after step 0: ") && lines(&journal) < 1601, "{out}");
+    // 2. In the test after the first step: the step is kept, the test is not.
+    let mut again = command(output, "cut", &sets);
+    again.arg("--resume");
+    let mut child = pipes(again);
+    let metrics = output.join("cut/metrics.jsonl");
+    assert!(wait_for(&mut child, || lines(&metrics) == 1), "the run ended before it could be interrupted");
+    interrupt(&child);
+    let (status, out, err) = done(&child.wait_with_output().unwrap());
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(out.contains("stopped after step 1: ") && !out.contains("      eval  "), "{out}");
+    // 3. The resumed run tests first, and ends as the whole one did.
+    let out = resume(output, "cut", &sets);
+    assert!(out.find("      eval  ").unwrap() < out.find("step    2/2").unwrap(), "{out}");
+    let state = |name: &str| -> Value {
+        let path = output.join(name).join("checkpoints/2/state.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    for key in ["evaluations", "held_out", "best"] {
+        assert_eq!(state("whole")[key], state("cut")[key], "{key}");
+    }
+    let weights = |name: &str| std::fs::read(output.join(name).join("checkpoints/2/model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("cut"), "the weights differ");
 }
 
 /// Killed again and again, in whatever it was doing, until it is through.

@@ -41,6 +41,6 @@ mod tests {
     fn errors_carry_this_set_s_name() {
         assert_eq!(Aime25.item(&json!({"problem": "p", "answer": 70}), 0).unwrap().answer, "70");
         let error = Aime25.item(&json!({"problem": "p"}), 4).unwrap_err().to_string();
-        assert_eq!(error, "aime25, record 5: no field `answer` or `Answer`");
+        assert_eq!(error, "aime25, record 5: no field `answer` or `Answer`: the record has `problem`");
     }
 }

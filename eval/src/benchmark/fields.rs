@@ -37,14 +37,26 @@ impl<'a> Record<'a> {
         match self.optional(names)? {
             Some(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
             Some(_) => Err(self.error(format!("field `{}` is empty", self.find(names).map_or("", |(name, _)| name)))),
-            None => Err(self.error(format!("no field {}", choices(names)))),
+            None => Err(self.missing(names)),
         }
+    }
+
+    /// None of `names` holds anything: says which is null, or which fields there are instead.
+    fn missing(&self, names: &[&str]) -> Error {
+        if let Some(name) = names.iter().find(|name| self.value.get(**name).is_some_and(Value::is_null)) {
+            return self.error(format!("field `{name}` is null"));
+        }
+        let mut there: Vec<&str> =
+            self.value.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        there.sort_unstable();
+        let there = if there.is_empty() { "no field at all".to_owned() } else { list(&there, " and ") };
+        self.error(format!("no field {}: the record has {there}", list(names, " or ")))
     }
 
     /// A list of texts, or one text as a list of one.
     pub(super) fn texts(&self, names: &[&str]) -> Result<Vec<String>> {
         let Some((name, value)) = self.find(names) else {
-            return Err(self.error(format!("no field {}", choices(names))));
+            return Err(self.missing(names));
         };
         let list = match value {
             Value::Array(list) => list.as_slice(),
@@ -91,8 +103,13 @@ fn plain(number: &serde_json::Number) -> String {
     }
 }
 
-fn choices(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+/// Names as `a`, `b` and `c`.
+fn list(names: &[&str], last: &str) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match names.split_last() {
+        Some((name, rest)) if !rest.is_empty() => format!("{}{last}{name}", rest.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 /// Content of the last `\boxed{...}` or `\fbox{...}` with balanced braces, escaped braces not counted.
@@ -150,8 +167,13 @@ mod tests {
         let record = json!({"question": "1+1?", "answer": null, "n": [1]});
         let record = Record::new("gsm8k", &record, 4);
         assert_eq!(record.text(&["problem", "question"]).unwrap(), "1+1?");
-        let missing = record.text(&["answer", "final"]).unwrap_err().to_string();
-        assert_eq!(missing, "gsm8k, record 5: no field `answer` or `final`");
+        let missing = record.text(&["gold", "final", "target"]).unwrap_err().to_string();
+        assert_eq!(
+            missing,
+            "gsm8k, record 5: no field `gold`, `final` or `target`: the record has `answer`, `n` and `question`"
+        );
+        let null = record.texts(&["final", "answer"]).unwrap_err().to_string();
+        assert_eq!(null, "gsm8k, record 5: field `answer` is null");
         let wrong = record.text(&["n"]).unwrap_err().to_string();
         assert_eq!(wrong, "gsm8k, record 5: field `n` is neither text nor a number");
     }

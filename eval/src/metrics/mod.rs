@@ -83,7 +83,7 @@ pub struct Results {
     pub methods: BTreeMap<String, usize>,
     /// Samples by the grader's remarks.
     pub flags: BTreeMap<String, usize>,
-    /// Lengths in tokens.
+    /// Lengths in tokens of what was generated.
     pub lengths: Lengths,
     /// Tokens generated for each right answer; `None` without one.
     pub tokens_per_right: Option<f64>,
@@ -180,8 +180,8 @@ pub fn summarise(items: &[Item], samples: &[Sample], grader: &dyn Grade, setting
         }
     }
     let right_total: usize = right.iter().sum();
-    let tokens: Vec<(usize, bool)> =
-        samples.iter().map(|sample| (sample.completion.tokens, sample.verdict.correct)).collect();
+    let asked = samples.iter().filter(|sample| sample.completion.finish != Finish::Unasked);
+    let tokens: Vec<(usize, bool)> = asked.map(|sample| (sample.completion.tokens, sample.verdict.correct)).collect();
     let lengths = lengths(&tokens);
     let finished: Vec<&Sample> = samples.iter().filter(|sample| sample.completion.finish == Finish::Stop).collect();
     let finished_right = finished.iter().filter(|sample| sample.verdict.correct).count();

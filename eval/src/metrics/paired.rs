@@ -71,15 +71,21 @@ const PATTERNS: usize = 100_000;
 const EXACT_STEPS: usize = 50_000_000;
 
 impl Comparison {
+    /// p with three decimals, or `< 0.001`, since no p is zero.
+    pub fn p_text(&self) -> String {
+        if self.p < 0.001 { "< 0.001".to_owned() } else { format!("{:.3}", self.p) }
+    }
+
     /// The result in one sentence, `second` and `first` being the models' names.
     pub fn sentence(&self, second: &str, first: &str) -> String {
         let points = |value: f64| format!("{:+.1}", 100.0 * value);
         let measured = format!(
-            "{} points, 95 % interval {} to {}, p {}, {} problems gained and {} lost of {}",
+            "{} points, 95 % interval {} to {}, p {}{}, {} problems gained and {} lost of {}",
             points(self.difference),
             points(self.lower),
             points(self.upper),
-            if self.p < 0.001 { "< 0.001".to_owned() } else { format!("= {:.3}", self.p) },
+            if self.p < 0.001 { "" } else { "= " },
+            self.p_text(),
             self.gained.len(),
             self.lost.len(),
             self.problems,
@@ -272,6 +278,7 @@ mod tests {
         assert!(found.upper <= 1.0 && found.lower > 0.8 && found.lower < 1.0);
         let back = compare(&scores(&[1; 40], 1), &scores(&[0; 40], 1), 0).unwrap();
         assert_eq!((back.conclusion, back.lower), (Conclusion::Worse, -found.upper));
+        assert!(found.p_text() == "< 0.001" && found.sentence("a", "b").contains(", p < 0.001, "));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::chart::{COLOURS, Dots, Line, Spread, Unit, dots, histogram, lines};
 use super::table::{accuracy_rows, contamination_sentence, percent, range, sentences};
-use super::{Curve, Entry, Report};
+use super::{Against, Curve, Entry, Report};
 use crate::Result;
 use crate::metrics::{AtK, Conclusion, Estimate, Results, Wordings};
 use crate::sample::Sample;
@@ -54,6 +54,26 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
+/// Our own words as HTML: what stands in backticks is code.
+fn prose(text: &str) -> String {
+    let parts: Vec<String> = escape(text).split('`').map(str::to_owned).collect();
+    if parts.len() % 2 == 0 {
+        return escape(text);
+    }
+    let part = |(at, part): (usize, &String)| if at % 2 == 0 { part.clone() } else { format!("<code>{part}</code>") };
+    parts.iter().enumerate().map(part).collect()
+}
+
+/// The colour of a comparison: none unless it says something, and both models were asked alike.
+fn class_of(against: &Against) -> &'static str {
+    match against.comparison.conclusion {
+        _ if !against.differences.is_empty() => "open",
+        Conclusion::Better => "better",
+        Conclusion::Worse => "worse",
+        Conclusion::NotDistinguishable => "open",
+    }
+}
+
 const EXPLORER: &str = r#"<section id="samples"><h2>Samples</h2>
 <form class="filters" onsubmit="return false"><label>Benchmark <select id="benchmark"></select></label><label>Show <select id="verdict"><option value="all">all samples</option><option value="right">right</option><option value="wrong">wrong</option><option value="truncated">truncated</option><option value="silent">without an answer</option><option value="elsewhere">refused here, accepted by another grader</option><option value="gained">problems gained</option><option value="lost">problems lost</option></select></label><label class="grow">Search <input id="search" type="search" placeholder="in problem, completion, answer, reason"></label></form>
 <p id="count" class="quiet" aria-live="polite"></p>
@@ -85,18 +105,13 @@ fn header(report: &Report) -> String {
         .filter(|(_, fact)| !fact.trim().is_empty())
         .map(|(name, fact)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(&fact)))
         .collect();
-    let verdicts: String = report
-        .benchmarks
-        .iter()
-        .flat_map(|entry| entry.against.first())
-        .zip(sentences_of_first(report))
-        .map(|(against, sentence)| {
-            let class = match against.comparison.conclusion {
-                Conclusion::Better => "better",
-                Conclusion::Worse => "worse",
-                Conclusion::NotDistinguishable => "open",
-            };
-            format!("<p class=\"headline {class}\">{}</p>", escape(&sentence))
+    let verdicts: String = sentences(report)
+        .into_iter()
+        .map(|(sentence, against)| {
+            let doubt = against.doubt().map_or(String::new(), |doubt| {
+                format!("<span class=\"doubt\"><strong>Warning</strong> {}</span>", prose(&doubt))
+            });
+            format!("<p class=\"headline {}\">{}{doubt}</p>", class_of(against), escape(&sentence))
         })
         .collect();
     format!(
@@ -106,12 +121,6 @@ fn header(report: &Report) -> String {
         escape(&identity.device),
         escape(&identity.date)
     )
-}
-
-fn sentences_of_first(report: &Report) -> Vec<String> {
-    let mut first = report.clone();
-    first.benchmarks.iter_mut().for_each(|entry| entry.against.truncate(1));
-    sentences(&first)
 }
 
 fn cards(report: &Report) -> String {
@@ -128,9 +137,9 @@ fn cards(report: &Report) -> String {
         let results = &entry.results;
         let mut below = format!("<p class=\"quiet\">avg@{}, {} problems</p>", results.samples, results.problems);
         if let Some(base) = entry.against.first() {
-            let class = if base.comparison.difference < 0.0 { "down" } else { "up" };
             below.push_str(&format!(
-                "<p class=\"change {class}\">{:+.1} points on {}</p>",
+                "<p class=\"change {}\">{:+.1} points on {}</p>",
+                class_of(base),
                 100.0 * base.comparison.difference,
                 escape(&base.label)
             ));
@@ -144,9 +153,9 @@ fn cards(report: &Report) -> String {
 }
 
 fn remarks(report: &Report) -> String {
-    let notes = report.notes.iter().map(|note| ("Note", escape(note)));
+    let notes = report.notes.iter().map(|note| ("Note", prose(note)));
     let warnings = report.benchmarks.iter().flat_map(|entry| {
-        entry.warnings.iter().map(move |warning| ("Warning", escape(&format!("{}: {warning}", entry.data.benchmark))))
+        entry.warnings.iter().map(move |warning| ("Warning", prose(&format!("{}: {warning}", entry.data.benchmark))))
     });
     let list: String =
         notes.chain(warnings).map(|(kind, text)| format!("<li><strong>{kind}</strong> {text}</li>")).collect();
@@ -255,13 +264,17 @@ fn figure(title: &str, legend: &str, svg: &str) -> String {
     format!("<figure><figcaption>{}<span class=\"legend\">{legend}</span></figcaption>{svg}</figure>", escape(title))
 }
 
+/// A table, the first row being its head; columns of numbers, which the first never is, stand flush right.
 fn table(rows: &[Vec<String>]) -> String {
+    let begins_with_digit =
+        |cell: &String| cell.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit());
+    let is_number = |at: usize| at > 0 && rows.iter().skip(1).filter_map(|row| row.get(at)).any(begins_with_digit);
     let line = |row: &Vec<String>, tag: &str| {
         let cells: String = row
             .iter()
             .enumerate()
             .map(|(at, cell)| {
-                let class = if at > 0 { " class=\"number\"" } else { "" };
+                let class = if is_number(at) { " class=\"number\"" } else { "" };
                 format!("<{tag}{class}>{}</{tag}>", escape(cell))
             })
             .collect();
@@ -285,7 +298,7 @@ fn details(entry: &Entry, at: usize) -> String {
         escape(&data.note)
     ));
     if let Some(found) = &data.contamination {
-        out.push_str(&format!("<p>{}</p>", escape(&contamination_sentence(found))));
+        out.push_str(&format!("<p>{}</p>", prose(&contamination_sentence(found))));
     }
     let text = |words: &str| words.to_owned();
     let mut rows = vec![vec![text("quantity"), text("value")]];
@@ -353,6 +366,9 @@ fn details(entry: &Entry, at: usize) -> String {
         protocol.max_tokens,
         escape(&protocol.grader)
     );
+    if let Some(tokens) = protocol.told {
+        asked.push_str(&format!("<p>The prompts told a length of {tokens} tokens.</p>"));
+    }
     if let Some(system) = &protocol.system {
         asked.push_str(&format!("<p>System prompt: {}</p>", escape(system)));
     }
@@ -480,6 +496,8 @@ mod tests {
 
     #[test]
     fn text_is_escaped_everywhere_it_can_matter() {
+        assert_eq!(prose("set `a<b` now"), "set <code>a&lt;b</code> now");
+        assert_eq!(prose("a ` alone"), "a ` alone");
         assert_eq!(escape(r#"<b a="x" c='y'>&"#), "&lt;b a=&quot;x&quot; c=&#39;y&#39;&gt;&amp;");
         assert_eq!(
             table(&[vec!["<i>".into()]]),

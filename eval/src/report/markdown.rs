@@ -9,27 +9,31 @@ pub fn markdown(report: &Report) -> String {
     let identity = &report.identity;
     let mut out = format!("# Evaluation of {}\n\n", identity.label);
     out.push_str(&format!(
-        "`{}`, {}, {} on {}; candlewick {}; {}. Seed {}, {} tokens in {:.0} s.\n\n",
+        "`{}`, {}, {} on {}; candlewick {}{}; {}. Seed {}, {} tokens in {:.0} s.\n\n",
         identity.model,
         identity.dtype,
         identity.engine,
         identity.device,
         identity.version,
+        identity.commit.as_ref().map_or(String::new(), |commit| format!(", commit {commit}")),
         identity.date,
         identity.seed,
         identity.tokens,
         identity.seconds
     ));
-    for sentence in sentences(report) {
+    for (sentence, other) in sentences(report) {
         out.push_str(&format!("**{}**\n\n", escape(&sentence)));
+        if let Some(doubt) = other.doubt() {
+            out.push_str(&format!("> Warning: {}\n\n", prose(&doubt)));
+        }
     }
     for note in &report.notes {
-        out.push_str(&format!("> Note: {}\n\n", escape(note)));
+        out.push_str(&format!("> Note: {}\n\n", prose(note)));
     }
     let warnings =
         report.benchmarks.iter().flat_map(|entry| entry.warnings.iter().map(move |warning| (entry, warning)));
     for (entry, warning) in warnings {
-        out.push_str(&format!("> Warning: {}: {}\n\n", entry.data.benchmark, escape(warning)));
+        out.push_str(&format!("> Warning: {}: {}\n\n", entry.data.benchmark, prose(warning)));
     }
     out.push_str(&rows(&accuracy_rows(report)));
     out.push_str("\nAccuracy is avg@n, which estimates pass@1; intervals are clustered by problem.\n");
@@ -122,7 +126,7 @@ fn section(entry: &Entry) -> String {
         out.push_str(&format!("\nWorst wording {}, spread {}.\n", percent(found.worst), percent(found.spread)));
     }
     if let Some(found) = &data.contamination {
-        out.push_str(&format!("\n{}\n", contamination_sentence(found)));
+        out.push_str(&format!("\n{}\n", prose(&contamination_sentence(found))));
     }
     if !entry.failures.is_empty() {
         out.push_str("\n### Telling failures\n");
@@ -182,6 +186,16 @@ fn escape(text: &str) -> String {
     out
 }
 
+/// Our own words, in which backticks mark code: all is text but those.
+fn prose(text: &str) -> String {
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len() % 2 == 0 {
+        return escape(text);
+    }
+    let part = |(at, part): (usize, &&str)| if at % 2 == 0 { escape(part) } else { code(part) };
+    parts.iter().enumerate().map(part).collect()
+}
+
 fn code(text: &str) -> String {
     let fence = "`".repeat(longest_run(text) + 1);
     format!("{fence} {} {fence}", text.replace('\n', " "))
@@ -206,6 +220,8 @@ mod tests {
         assert_eq!(fenced("a\n```\n# b"), "````text\na\n```\n# b\n````\n");
         assert_eq!(code("a`b"), "`` a`b ``");
         assert_eq!(escape("a|b\n<c>"), "a\\|b \\<c\\>");
+        assert_eq!(prose("set `a_b`, not <c>"), "set ` a_b `, not \\<c\\>");
+        assert_eq!(prose("a ` alone"), "a \\` alone");
         assert_eq!(rows(&[row(["a", "b"]), row(["1", "2"])]), "| a | b |\n| --- | ---: |\n| 1 | 2 |\n");
     }
 }

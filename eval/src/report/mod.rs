@@ -5,9 +5,10 @@
 
 use crate::metrics::{Results, Score, compare, estimate, macro_mean};
 use crate::sample::Sample;
-use crate::sensitivity::{self, Mode, spread};
+use crate::sensitivity::{self, Mode, applicable, spread};
 use crate::{Error, Result};
 
+mod asked;
 mod chart;
 mod compare;
 mod figure;
@@ -19,12 +20,13 @@ mod summary;
 mod table;
 mod written;
 
-pub use compare::compare_reports;
+pub use asked::Asked;
+pub use compare::{Compared, compare_reports};
 pub use figure::{figure, write_figure};
 pub use harness::{harness_results, harness_samples};
 pub use html::{SAMPLE_BYTES, html};
 pub use markdown::markdown;
-pub use schema::{Against, Curve, Data, Entry, Identity, Overall, Point, Protocol, Report, SCHEMA, Token};
+pub use schema::{Against, Curve, Data, Entry, Identity, Other, Overall, Point, Protocol, Report, SCHEMA, Token};
 pub use summary::{Row, Side, Summary, summary};
 pub use table::{columns, table};
 pub use written::Written;
@@ -48,20 +50,21 @@ impl Entry {
     ///
     /// `samples` are this entry's own: those lost against the other model come first among the failures.
     /// Errors: [`Error::NotComparable`] when the problems differ.
-    pub fn against(
-        &mut self,
-        label: impl Into<String>,
-        other: Results,
-        sensitivity: Vec<Mode>,
-        samples: &[Sample],
-        seed: u64,
-    ) -> Result<()> {
-        let comparison = compare(&other.scores, &self.results.scores, seed)?;
+    pub fn against(&mut self, other: Other, samples: &[Sample], seed: u64) -> Result<()> {
+        let comparison = compare(&other.results.scores, &self.results.scores, seed)?;
         if self.against.is_empty() {
             self.failures = failures(samples, &comparison.lost, FAILURES);
         }
-        self.against.push(Against { label: label.into(), results: other, sensitivity, comparison });
+        let Other { label, results, sensitivity, differences } = other;
+        self.against.push(Against { label, results, sensitivity, comparison, differences });
         Ok(())
+    }
+}
+
+impl Against {
+    /// What to know before the comparison is believed; nothing where both models were asked alike.
+    pub fn doubt(&self) -> Option<String> {
+        asked::doubt(&self.label, &self.differences)
     }
 }
 
@@ -70,7 +73,10 @@ fn warnings(data: &Data, protocol: &Protocol, results: &Results, modes: &[Mode])
     let mut warnings = Vec::new();
     if spread(modes) > sensitivity::SPREAD {
         let by_value = |a: &&Mode, b: &&Mode| a.accuracy.value.total_cmp(&b.accuracy.value);
-        if let (Some(least), Some(most)) = (modes.iter().min_by(by_value), modes.iter().max_by(by_value)) {
+        let modes = applicable(modes);
+        if let (Some(least), Some(most)) =
+            (modes.iter().copied().min_by(by_value), modes.iter().copied().max_by(by_value))
+        {
             warnings.push(format!(
                 "accuracy depends on the grader, from {} ({}) to {} ({}); see the table of graders",
                 percent(least.accuracy.value),

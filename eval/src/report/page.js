@@ -38,7 +38,7 @@
     const facts = make("dl");
     [["Extracted", s.e === null ? "nothing" : s.e], ["Reference", s.a], ["Compared as", s.m], ["Reason", s.w || "right"],
      ["Accepted by", s.o.join(", ")],
-     ["Finish", s.c ? "cut at the token limit" : "ended by itself"], ["Log-probability", s.l === null ? "not kept" : s.l.toFixed(2)]]
+     ["Finish", s.c ? "cut at the token limit" : s.k ? "ended by itself" : "nothing was generated"], ["Log-probability", s.l === null ? "not kept" : s.l.toFixed(2)]]
       .filter(([, text]) => text !== "")
       .forEach(([name, text]) => { const one = make("div"); one.append(make("dt", name), make("dd", text)); facts.append(one); });
     cell.append(facts);

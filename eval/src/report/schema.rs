@@ -145,6 +145,9 @@ pub struct Protocol {
     /// System prompt, where one was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// Length in tokens that the prompts told, where they told one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told: Option<usize>,
     /// Sampler settings by their name in the configuration.
     pub sampling: BTreeMap<String, Value>,
     /// Limit on generated tokens.
@@ -178,6 +181,22 @@ pub struct Against {
     pub sensitivity: Vec<Mode>,
     /// This report's model compared with it: positive when this report's is better.
     pub comparison: Comparison,
+    /// What of the asking differs, each as `temperature 1, not 0`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
+}
+
+/// Another model's results on the same problems, for [`Entry::against`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Other {
+    /// Short name (`base`).
+    pub label: String,
+    /// Its results.
+    pub results: Results,
+    /// Its completions under other graders.
+    pub sensitivity: Vec<Mode>,
+    /// What [`super::Asked::differences`] says of how the two were asked.
+    pub differences: Vec<String>,
 }
 
 /// A quantity over training steps.

@@ -1,6 +1,6 @@
 //! The report on a terminal: aligned columns, no colour, no line wider than its longest cell makes it.
 
-use super::{Entry, Report};
+use super::{Against, Entry, Report};
 use crate::contamination::Contamination;
 use crate::metrics::{AtK, Estimate};
 
@@ -126,15 +126,15 @@ pub(super) fn contamination_sentence(found: &Contamination) -> String {
     )
 }
 
-/// What the comparisons say, a sentence each.
-pub(super) fn sentences(report: &Report) -> Vec<String> {
-    let of_entry = |entry: &Entry| {
-        let sentence = |other: &super::Against| {
+/// What the comparisons say, a sentence each with its comparison.
+pub(super) fn sentences(report: &Report) -> Vec<(String, &Against)> {
+    let of_entry = |entry: &'_ Entry| -> Vec<String> {
+        let sentence = |other: &Against| {
             format!("{}: {}", entry.data.benchmark, other.comparison.sentence(&report.identity.label, &other.label))
         };
-        entry.against.iter().map(sentence).collect::<Vec<_>>()
+        entry.against.iter().map(sentence).collect()
     };
-    report.benchmarks.iter().flat_map(of_entry).collect()
+    report.benchmarks.iter().flat_map(|entry| of_entry(entry).into_iter().zip(&entry.against)).collect()
 }
 
 /// The report for a terminal, in lines that end in a line break.
@@ -166,8 +166,12 @@ pub fn table(report: &Report) -> String {
     let sentences = sentences(report);
     if !sentences.is_empty() {
         out.push('\n');
-        out.push_str(&sentences.join("\n"));
-        out.push('\n');
+        for (sentence, other) in &sentences {
+            out.push_str(&format!("{sentence}\n"));
+            if let Some(doubt) = other.doubt() {
+                out.push_str(&format!("  warning: {doubt}\n"));
+            }
+        }
     }
     for note in &report.notes {
         out.push_str(&format!("\nnote: {note}\n"));

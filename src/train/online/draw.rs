@@ -10,7 +10,7 @@ use candlewick_rewards::Graded;
 
 use super::Run;
 use super::rows::join;
-use super::seen::{Seen, rollout_metrics};
+use super::seen::{Seen, reward_metrics, rollout_metrics};
 use crate::rollout::{self, Completion, Event, Request};
 use crate::train::account::{Clock, progress};
 use crate::train::evaluate::step_rng;
@@ -56,7 +56,8 @@ impl Run<'_> {
             let mut draw = self.draw(&chosen, plan, number, &mut seen, metrics, clock)?;
             self.stages.prompts.tag(&mut draw.batch);
             self.record_success(&draw, &mut seen.budget);
-            seen.rollout.merge(&rollout_metrics(&draw, &self.rewards));
+            seen.rollout.merge(&rollout_metrics(&draw));
+            seen.reward.merge(&reward_metrics(&draw, &self.rewards));
             seen.tokens.merge(&told::metrics(&draw.batch));
             self.check_failures(folder, &draw)?;
             let accepted = self.stages.prompts.accept(&draw.batch)?;
@@ -71,7 +72,7 @@ impl Run<'_> {
                 break;
             }
         }
-        seen.record(&self.rewards, metrics);
+        seen.record(metrics);
         for (name, value) in self.runtime.block_on(self.rewards.figures(step)) {
             metrics.set(format!("reward/{name}"), value);
         }

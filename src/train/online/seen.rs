@@ -19,25 +19,20 @@ use crate::train::metrics::Step;
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) rollout: Metrics,
+    pub(super) reward: Metrics,
     pub(super) prompts: Metrics,
     pub(super) budget: Metrics,
     pub(super) tokens: Metrics,
 }
 
 impl Seen {
-    /// Writes it into the step's metrics; those of the rewards, which are named, under `reward/`.
-    pub(super) fn record(&self, rewards: &Rewards, metrics: &mut Step) {
+    /// Writes it into the step's metrics.
+    pub(super) fn record(&self, metrics: &mut Step) {
         metrics.extend("rollout", &self.rollout);
+        metrics.extend("reward", &self.reward);
         metrics.extend("prompts", &self.prompts);
         metrics.extend("budget/rollouts", &self.budget);
         metrics.extend("budget/tokens", &self.tokens);
-        for name in ["accuracy"].into_iter().chain(rewards.names()) {
-            for suffix in ["", "_std", "_failed"] {
-                if let Some(value) = self.rollout.get(&format!("reward_{name}{suffix}")) {
-                    metrics.set(format!("reward/{name}{}", suffix.replace('_', "/")), value);
-                }
-            }
-        }
     }
 }
 
@@ -81,8 +76,8 @@ impl Run<'_> {
     }
 }
 
-/// What the rollouts and their scores look like.
-pub(super) fn rollout_metrics(draw: &Draw, rewards: &Rewards) -> Metrics {
+/// What the rollouts look like.
+pub(super) fn rollout_metrics(draw: &Draw) -> Metrics {
     let (mut m, n) = (Metrics::new(), draw.completions.len() as f64);
     let lengths: Vec<f64> = draw.completions.iter().map(|c| c.tokens.len() as f64).collect();
     let tokens: f64 = lengths.iter().sum();
@@ -106,16 +101,22 @@ pub(super) fn rollout_metrics(draw: &Draw, rewards: &Rewards) -> Metrics {
     m.mean("effective_gradient_ratio", Effective::of(&scores).rollouts, n);
     let verdicts: Vec<&[Verdict]> = groups.iter().map(|r| &draw.batch.verdict[r.clone()]).collect();
     m.mean("mixed_groups", Effective::of(&verdicts).prompts, groups.len() as f64);
+    m
+}
+
+/// What the scores look like: accuracy over the completions that were judged; mean, deviation and failures of each reward.
+pub(super) fn reward_metrics(draw: &Draw, rewards: &Rewards) -> Metrics {
+    let mut m = Metrics::new();
     let judged: Vec<f64> = draw.graded.verdict.iter().flatten().copied().collect();
-    m.mean("reward_accuracy", judged.iter().sum::<f64>() / judged.len().max(1) as f64, judged.len() as f64);
+    m.mean("accuracy", judged.iter().sum::<f64>() / judged.len().max(1) as f64, judged.len() as f64);
     for (column, name) in rewards.names().into_iter().enumerate() {
         let scores: Vec<f64> = draw.graded.scores[column].iter().filter_map(|s| s.as_ref().ok().copied()).collect();
         let k = scores.len() as f64;
         let mean = scores.iter().sum::<f64>() / k.max(1.0);
         let variance = scores.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / (k - 1.0).max(1.0);
-        m.mean(&format!("reward_{name}"), mean, k);
-        m.mean(&format!("reward_{name}_std"), variance.sqrt(), k);
-        m.sum(&format!("reward_{name}_failed"), draw.graded.scores[column].len() as f64 - k);
+        m.mean(name, mean, k);
+        m.mean(&format!("{name}/std"), variance.sqrt(), k);
+        m.sum(&format!("{name}/failed"), draw.graded.scores[column].len() as f64 - k);
     }
     m
 }

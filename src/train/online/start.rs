@@ -97,7 +97,8 @@ impl<'a> Run<'a> {
         Recorder::open(folder.path(), self.config.run.tensorboard, Some(self.state.metrics_bytes))
     }
 
-    /// The base model's results: measured before the first step, on a fresh copy in a resumed run.
+    /// The base model's results: measured before the first step, on a fresh copy in a resumed run; none when the run
+    /// was asked to stop meanwhile.
     pub(super) fn base(&mut self, examiner: &Examiner, folder: &RunFolder) -> Result<Vec<evaluate::Outcome>> {
         let outcomes = if self.state.step == 0 {
             examiner.sit_base(&self.policy, folder)?
@@ -106,11 +107,19 @@ impl<'a> Run<'a> {
             fresh.keep = self.policy.keep;
             examiner.sit_base(&fresh, folder)?
         };
+        let Some(outcomes) = outcomes else { return Ok(Vec::new()) };
         outcomes.iter().for_each(|o| say(&format!("      base  {}", line(o))));
         if self.state.step == 0 {
             self.evaluated(&outcomes)?;
         }
         Ok(outcomes)
+    }
+
+    /// A test between steps; whether this step is the best so far.
+    pub(super) fn test(&mut self, examiner: &Examiner) -> Result<bool> {
+        let Some(outcomes) = examiner.check(&self.policy)? else { return Ok(false) };
+        outcomes.iter().for_each(|o| say(&format!("      eval  {}", line(o))));
+        self.evaluated(&outcomes)
     }
 
     /// Takes an evaluation in; whether this step is the best so far.
