@@ -26,6 +26,7 @@ use candlewick_algorithms::row::token::TokenLogp;
 const STEPS: usize = 8;
 
 fn main() {
+    candlewick::allocator::settle();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let Some(folder) = arguments.first() else {
         println!("usage: cargo bench --bench engine -- MODEL_FOLDER [step|checkpointed|decode]");

@@ -1,15 +1,13 @@
 //! One decoding step over rows of unequal length, and the cache it reads.
 
-use anyhow::Result;
-use candlewick_algorithms::row::soft::mix::Mixture;
-use rayon::prelude::*;
-
 use crate::model::decoder::{Block, Decoder, Linear, Pass};
 use crate::model::ops::attention::{self, Heads};
 use crate::model::ops::skinny::products;
-use crate::model::ops::{Float, View, embedding, in_pool, norm, rope, swiglu};
+use crate::model::ops::{Float, View, embedding, in_pool, norm, rope, swiglu, team};
 use crate::model::packed::Packed;
 use crate::model::params::ParamId;
+use anyhow::Result;
+use candlewick_algorithms::row::soft::mix::Mixture;
 
 /// Keys and values of one layer, token by token: each [T, Hkv D].
 #[derive(Default)]
@@ -177,23 +175,25 @@ impl<'a, F: Float> Engine<'a, F> {
         let heads = &self.blocks[layer].heads;
         let (qw, kw) = (heads.queries * heads.size, heads.keys * heads.size);
         let mut out = vec![F::ZERO; q.len()];
-        rows.par_iter_mut()
-            .zip(q.par_chunks_mut(qw).zip(k.par_chunks_mut(kw).zip(v.par_chunks(kw))))
-            .zip(out.par_chunks_mut(qw))
-            .for_each_init(Vec::new, |scores, ((row, (q, (k, v))), out)| {
-                let position = row.prompt.len + row.cache.len;
-                rope::turn_row(q, &self.decoder.rope, position, 1.0);
-                rope::turn_row(k, &self.decoder.rope, position, 1.0);
-                let own = &mut row.cache.layers[layer];
-                own.keys.extend_from_slice(k);
-                own.values.extend_from_slice(v);
-                let shared = &row.prompt.layers[layer];
-                let spans = [
-                    (shared.keys.as_slice(), shared.values.as_slice(), row.prompt.len),
-                    (own.keys.as_slice(), own.values.as_slice(), row.cache.len + 1),
-                ];
-                attention::decode_row(q, &spans, heads, scores, out);
-            });
+        let mut parts: Vec<_> = (rows.iter_mut().zip(out.chunks_mut(qw)))
+            .zip(q.chunks_mut(qw).zip(k.chunks_mut(kw).zip(v.chunks(kw))))
+            .map(|((row, out), (q, (k, v)))| (row, out, q, k, v, Vec::new()))
+            .collect();
+        team::for_each(&mut parts, |(row, out, q, k, v, scores)| {
+            let position = row.prompt.len + row.cache.len;
+            rope::turn_row(q, &self.decoder.rope, position, 1.0);
+            rope::turn_row(k, &self.decoder.rope, position, 1.0);
+            let own = &mut row.cache.layers[layer];
+            own.keys.extend_from_slice(k);
+            own.values.extend_from_slice(v);
+            let shared = &row.prompt.layers[layer];
+            let spans = [
+                (shared.keys.as_slice(), shared.values.as_slice(), row.prompt.len),
+                (own.keys.as_slice(), own.values.as_slice(), row.cache.len + 1),
+            ];
+            attention::decode_row(q, &spans, heads, scores, out);
+        });
+        drop(parts);
         out
     }
 }
@@ -235,9 +235,9 @@ fn normed<F: Float>(x: &[F], w: &[F], eps: f64) -> Vec<F> {
 
 fn gated<F: Float>(gate: &[F], up: &[F]) -> Vec<F> {
     let mut y = crate::model::ops::unfilled(gate.len());
-    y.par_chunks_mut(swiglu::CHUNK)
-        .zip(gate.par_chunks(swiglu::CHUNK).zip(up.par_chunks(swiglu::CHUNK)))
-        .for_each(|(y, (gate, up))| swiglu::gate_chunk(gate, up, y));
+    let parts = y.chunks_mut(swiglu::CHUNK).zip(gate.chunks(swiglu::CHUNK).zip(up.chunks(swiglu::CHUNK)));
+    let mut parts: Vec<_> = parts.collect();
+    team::for_each(&mut parts, |(y, (gate, up))| swiglu::gate_chunk(gate, up, y));
     y
 }
 

@@ -17,7 +17,7 @@ use crate::{Batch, Error, Result, State};
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
     /// The step has fewer pairs. Where not one is left, it has one whose missing side is the measured prompt nearest to
-    /// its band, with a warning and the metric `substitutes`.
+    /// its band, with a warning and the metric `substitutes`. A run that never had a pair stops at its start.
     #[default]
     FewerPairs,
     /// The short side takes the prompts nearest to its band from between the bands; they are counted.
@@ -288,6 +288,8 @@ impl Pairs {
         match self.settings.fallback {
             _ if !self.step.pairs.is_empty() => self.step.pairs.clone(),
             Fallback::Stop => Vec::new(),
+            // Bands that are empty from the start are a mistake to be told of.
+            _ if self.memory.records.is_empty() => Vec::new(),
             _ => self.substitute(success, pool).into_iter().collect(),
         }
     }

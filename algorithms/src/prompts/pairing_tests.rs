@@ -84,12 +84,17 @@ fn a_refused_pair_is_drawn_again_where_there_is_no_other_and_kept_at_last() {
 
 #[test]
 fn a_side_with_no_prompt_left_takes_the_nearest_and_says_so_or_stops() {
-    let mut success = known(&[6, 15, 0]);
+    let mut success = known(&[1, 15, 0]);
     let settings = Pairing { window: 16, ..Pairing::default() };
     let mut stage = settings.build().unwrap();
+    assert_eq!(choose(stage.as_mut(), &success, 2), [0, 1]);
+    end_of_step(stage.as_mut());
+    let visit: Vec<bool> = (0..16).map(|i| i < 9).collect();
+    success.record(0, &visit, 16, 0);
+    assert!(settings.build().unwrap().choose(3, &success, 2, &mut Rng::keyed(&[0])).is_err(), "never a pair");
     for _ in 0..2 {
         let chosen = choose(stage.as_mut(), &success, 2);
-        assert_eq!(chosen, [0, 1], "6 of 16 is nearer to the hard band than no success at all");
+        assert_eq!(chosen, [0, 1], "9 of 16 is nearer to the hard band than no success at all");
         let accepted = stage.accept(&draw(&chosen, &[2, 3])).unwrap();
         assert_eq!(accepted.metrics.get("substitutes"), Some(1.0), "and does not become hard by it");
         end_of_step(stage.as_mut());

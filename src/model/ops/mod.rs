@@ -18,6 +18,7 @@ pub mod norm;
 pub mod rope;
 pub mod skinny;
 pub mod swiglu;
+pub(crate) mod team;
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;

@@ -5,9 +5,7 @@
 //! whatever the number of rows, so a row's result never depends on its neighbours; weights are read
 //! once for all rows, in parallel over outputs.
 
-use rayon::prelude::*;
-
-use super::{Columns, Float};
+use super::{Columns, Float, team};
 
 /// Weights a parallel task reads: 32 Ki elements, 128 KiB of f32. Small enough that no thread waits long
 /// for another at the end of a product, of which a decoding step has more than a hundred.
@@ -24,7 +22,7 @@ pub(crate) fn products<F: Float>(x: &[F], k: usize, jobs: &mut [(&[F], &mut [F])
         let step = (ELEMENTS_A_TASK / k).clamp(4, out.max(4)).next_multiple_of(4);
         tasks.extend((0..out).step_by(step).map(|first| (*w, columns, first, step.min(out - first))));
     }
-    tasks.into_par_iter().with_max_len(1).for_each(|(w, columns, first, count)| {
+    team::for_each(&mut tasks, |&mut (w, columns, first, count)| {
         let x = Rows { data: x, stride: k, count: rows };
         let w = Rows { data: &w[first * k..], stride: k, count };
         F::dots(x, w, k, columns, first);
