@@ -64,7 +64,7 @@ pub(crate) fn for_each<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
         Err(TryLockError::Poisoned(error)) => error.into_inner(),
         Err(TryLockError::WouldBlock) => {
             use rayon::prelude::*;
-            return items.par_iter_mut().with_max_len(1).for_each(work);
+            return items.par_iter_mut().with_max_len(1).for_each(&work);
         }
     };
     let first = Items(items.as_mut_ptr());
