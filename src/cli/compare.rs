@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use candlewick_eval::metrics::Conclusion;
 use candlewick_eval::report::{Report, compare_reports};
 
+use super::Usage;
+
 /// Compare reports on the problems they share: difference, 95 % interval, p, problems gained and lost.
 ///
 /// Each report is held against the first one that has the benchmark. For example:
@@ -45,5 +47,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Reads a report, naming its file in an error.
 pub(super) fn read(path: &std::path::Path) -> Result<Report> {
     use anyhow::Context;
+    if !path.exists() {
+        return Err(Usage(format!("there is no report `{}`", path.display())).into());
+    }
     Report::read(path).with_context(|| format!("the report `{}` cannot be read", path.display()))
 }

@@ -127,6 +127,7 @@ fn commands_that_cannot_be_done_are_status_2() {
         (vec!["generate", &model, "x", "--system", "Be brief."], "`--system` needs a model with a chat template"),
         (vec!["merge", "nothere", "out"], "nothere is no folder with an adapter"),
         (vec!["eval", &model, "-b", "generated:sums", "--train", "gone.jsonl"], "no such data file: `gone.jsonl`"),
+        (vec!["compare", "gone", "gone"], "there is no report `gone`"),
         (vec!["train", "--resume"], "runs/quickstart holds no run to resume"),
     ] {
         let done = folder.run(&arguments);
@@ -136,22 +137,35 @@ fn commands_that_cannot_be_done_are_status_2() {
     }
 }
 
-/// `echo` ends its line, and the prompt is what stands on it.
+/// `echo` ends its line, and the prompt is what stands on it; an empty line of a conversation says nothing.
 #[test]
-fn a_prompt_on_standard_input_has_no_line_end() {
+fn line_ends_and_empty_lines_are_no_prompt() {
     use std::process::{Command, Stdio};
-    let answer = |input: &str| {
+    let folder = Folder::new();
+    let quickstart = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart");
+    for file in
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
+    {
+        let text = std::fs::read(quickstart.join(file)).expect("a file of the quickstart");
+        std::fs::write(folder.path().join(file), text).expect("a copy");
+    }
+    let answer = |flags: &[&str], input: &str| {
         let mut child = Command::new(env!("CARGO_BIN_EXE_candlewick"))
-            .args(["generate", "configs/quickstart", "--limit", "12", "--temperature", "0"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["generate", ".", "--limit", "12", "--temperature", "0"])
+            .args(flags)
+            .current_dir(folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program starts");
         std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), input.as_bytes()).expect("it reads");
-        String::from_utf8(child.wait_with_output().expect("it ends").stdout).expect("output is UTF-8")
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).expect("output is UTF-8")
     };
-    let plain = answer("9+5=");
-    assert_eq!(answer("9+5=\n"), plain);
-    assert_eq!(answer("9+5=\r\n"), plain);
+    let plain = answer(&[], "9+5=");
+    assert_eq!(answer(&[], "9+5=\n"), plain);
+    assert_eq!(answer(&[], "9+5=\r\n"), plain);
+    folder.write("chat_template.jinja", "{% for message in messages %}{{ message.content }}{% endfor %}");
+    assert_eq!(answer(&["--chat"], "\n9+5=\n  \n"), plain);
 }
