@@ -31,9 +31,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::DataConfig;
 
-pub use error::{Error, Excerpt, Place, Problem};
+pub use error::{Error, Excerpt, Place, Problem, Refusal};
 pub use eval::{AskForm, BudgetWord, EvalBudget, EvalConfig};
-pub use load::{Loaded, nearest};
+pub use load::{Loaded, Origin, nearest};
 pub use model::{Device, Dtype, LoraConfig, ModelConfig, ReferenceConfig, Switch};
 pub use optim::{OptimConfig, RadiusConfig, Schedule, SpikeConfig};
 pub use rollout::{DiscreteConfig, RolloutConfig, SoftConfig};

@@ -46,7 +46,9 @@ pub enum HubError {
         page: String,
     },
     /// Offline by `HF_HUB_OFFLINE`, and not in the cache.
-    #[error("`{repo}` is not in the cache `{cache}` and HF_HUB_OFFLINE is set: unset it, or give a folder")]
+    #[error(
+        "there is no folder `{repo}` here, and it is not in the cache `{cache}` while HF_HUB_OFFLINE is set: unset it, or give a folder"
+    )]
     Offline {
         /// The repository.
         repo: String,
@@ -54,7 +56,9 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// The Hub cannot be reached, and the cache does not have it.
-    #[error("cannot reach the hub at {endpoint} and `{repo}` is not in the cache `{cache}`: {cause}")]
+    #[error(
+        "there is no folder `{repo}` here, and it is not in the cache `{cache}` while the hub at {endpoint} cannot be reached: {cause}"
+    )]
     Unreachable {
         /// The repository.
         repo: String,
@@ -109,6 +113,13 @@ pub enum HubError {
         /// What went wrong.
         cause: String,
     },
+}
+
+impl HubError {
+    /// Whether a person can put it right in the command or the config, rather than by trying again.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Incomplete { .. } | Self::Other { .. })
+    }
 }
 
 /// Whether a model's weights are wanted, or only what can be known without them.

@@ -1,21 +1,19 @@
 //! `candlewick check`: what a run would do, without loading a weight.
 
 use std::io::Write;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candlewick::config::{Config, Kind, Offline, Online};
-use candlewick::hub::{Hub, HubError, Weights};
-use candlewick::model::memory::{self, Lengths, size};
+use candlewick::model::memory::{self, size};
 use candlewick::model::spec::DecoderSpec;
-use candlewick::train::lengths;
+use candlewick::train::inputs::{self, Inputs, Reach};
 use console::style;
 
-use super::{ConfigArguments, Usage, table};
+use super::{ConfigArguments, table};
 
 /// Check a config: what would run, how large a step is, how much memory it takes.
 ///
-/// Reads the config, the model's `config.json` and tokenizer, and the first rows of data that are on this machine; loads no weight and writes nothing. Prints the resolved file first, with every default filled in.
+/// Reads the config, the model's `config.json` and tokenizer, and the data that are on this machine; loads no weight and writes nothing. What a run would refuse is refused here too; data on the Hub are taken to be there. Prints the resolved file first, with every default filled in.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -24,54 +22,35 @@ pub(crate) struct Arguments {
 
 /// Prints the resolved config, the batch arithmetic and the memory estimate.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load()?;
-    let (spec, folder) = shape(&config)?;
-    candlewick::train::check_model(&config, &spec).map_err(|error| Usage(format!("{error:#}")))?;
+    arguments.config.with(check)
+}
+
+fn check(config: &Config) -> Result<()> {
+    let inputs = Inputs::gather(config, Reach::ThisMachine)?;
+    if let (Kind::Online(online), Some(dataset)) = (config.kind(), &inputs.dataset) {
+        inputs::check_pool(&online, dataset.len())?;
+    }
+    inputs.notes.iter().for_each(|line| super::note(line));
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", config.to_toml().trim_end())?;
     let (step, run) = match config.kind() {
-        Kind::Online(online) => online_arithmetic(&config, &online),
+        Kind::Online(online) => online_arithmetic(config, &online),
         Kind::Offline(offline) => offline_arithmetic(&offline),
     };
     section(&mut out, "a step", &step)?;
     section(&mut out, "the run", &run)?;
-    let models = reward_models(&config)?;
+    let models: Vec<Vec<String>> =
+        inputs.reward_models.iter().map(|(name, spec)| reward_model(config, name, spec)).collect();
     if !models.is_empty() {
         section(&mut out, "models of rewards, not in the estimate below", &models)?;
     }
-    let lengths = lengths::of_folder(&config, &folder, spec.max_positions);
-    memory_table(&mut out, &config, &spec, lengths)
-}
-
-/// The model's shape, from its `config.json` alone, and the folder that this stands in.
-fn shape(config: &Config) -> Result<(DecoderSpec, PathBuf)> {
-    shape_of(&config.model.path, config.model.revision.as_deref())
-}
-
-fn shape_of(path: &str, revision: Option<&str>) -> Result<(DecoderSpec, PathBuf)> {
-    let hub = Hub::from_env();
-    let found = hub.model(path, revision, Weights::Skip);
-    let folder = found.map_err(|error| match error {
-        HubError::NoSuchPath { .. } => Usage(error.to_string()).into(),
-        other => anyhow::Error::from(other),
-    })?;
-    Ok((DecoderSpec::read(&folder)?, folder))
+    memory_table(&mut out, config, &inputs)
 }
 
 /// What stands in memory beside the policy for `reward_model` and `verifier`.
-fn reward_models(config: &Config) -> Result<Vec<Vec<String>>> {
-    let Some(rewards) = &config.reward else { return Ok(Vec::new()) };
-    let named = [
-        ("reward_model", rewards.reward_model.as_ref().map(|r| (&r.path, &r.revision))),
-        ("verifier", rewards.verifier.as_ref().map(|r| (&r.path, &r.revision))),
-    ];
-    let mut rows = Vec::new();
-    for (name, (path, revision)) in named.into_iter().filter_map(|(name, at)| Some((name, at?))) {
-        let (spec, _) = shape_of(path, revision.as_deref()).with_context(|| format!("`reward.{name}.path`"))?;
-        let bytes = (spec.parameters() * config.model.dtype.bytes()) as u64;
-        rows.push(line(size(bytes), &format!("reward.{name}"), format!("{} parameters", spec.parameters())));
-    }
-    Ok(rows)
+fn reward_model(config: &Config, name: &str, spec: &DecoderSpec) -> Vec<String> {
+    let bytes = (spec.parameters() * config.model.dtype.bytes()) as u64;
+    line(size(bytes), &format!("reward.{name}"), format!("{} parameters", spec.parameters()))
 }
 
 fn section(out: &mut impl Write, title: &str, rows: &[Vec<String>]) -> Result<()> {
@@ -147,9 +126,9 @@ fn evaluations(config: &Config, steps: Option<usize>) -> Option<Vec<String>> {
 }
 
 /// What the run takes, part by part.
-fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec, lengths: Lengths) -> Result<()> {
-    let machine = memory::machine();
-    let estimate = memory::estimate(config, spec, lengths, machine.map(|(_, free)| free));
+fn memory_table(out: &mut impl Write, config: &Config, inputs: &Inputs) -> Result<()> {
+    let (machine, lengths) = (memory::machine(), inputs.lengths);
+    let estimate = memory::estimate(config, &inputs.spec, lengths, machine.map(|(_, free)| free));
     let rows = |parts: &[memory::Part]| {
         parts.iter().map(|p| vec![format!("{:>9}", size(p.bytes)), p.name.into(), p.why.clone()]).collect::<Vec<_>>()
     };
@@ -169,7 +148,11 @@ fn memory_table(out: &mut impl Write, config: &Config, spec: &DecoderSpec, lengt
     let peak = size(estimate.peak());
     writeln!(out, "\n{} {peak} {checkpointing} gradient checkpointing{most}", style("peak:").bold())?;
     if !lengths.is_measured {
-        writeln!(out, "data or tokenizer are not on this machine: prompts are taken to have {} tokens", lengths.mean)?;
+        let why = match &inputs.dataset {
+            None => "the data are on the Hub and were not looked at",
+            Some(_) => "the lengths of prompts cannot be told",
+        };
+        writeln!(out, "{why}: prompts are taken to have {} tokens", lengths.mean)?;
     }
     if let Some((total, free)) = machine {
         writeln!(out, "this machine has {}, of which {} are free", size(total), size(free))?;

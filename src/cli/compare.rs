@@ -60,5 +60,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Reads a report, naming its file in an error.
 pub(super) fn read(path: &std::path::Path) -> Result<Report> {
     use anyhow::Context;
+    if !path.exists() {
+        return Err(Usage(format!("there is no report `{}`", path.display())).into());
+    }
     Report::read(path).with_context(|| format!("the report `{}` cannot be read", path.display()))
 }

@@ -61,6 +61,7 @@ pub(crate) struct Arguments {
 
 /// Prints the answer as it is made.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let tokens = arguments.tokens()?;
     let model = ModelConfig {
         revision: arguments.revision.clone(),
         device: arguments.device,
@@ -76,6 +77,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     let mut messages: Vec<Message> = arguments.system.iter().map(Message::system).collect();
+    let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
+    for (flag, _) in [("--system", arguments.system.is_some()), ("--chat", arguments.chat)].iter().filter(|f| f.1) {
+        if !has_template {
+            let message = format!("`{flag}` needs a model with a chat template, and `{}` has none", arguments.model);
+            return Err(Usage(message).into());
+        }
+    }
     if arguments.chat {
         let is_terminal = std::io::stdin().is_terminal();
         loop {
@@ -87,8 +95,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             if std::io::stdin().read_line(&mut line).context("standard input cannot be read")? == 0 {
                 return Ok(());
             }
+            if line.trim().is_empty() {
+                continue;
+            }
             messages.push(Message::user(line.trim_end()));
-            let answer = answer(&policy, &Prompt::Messages(messages.clone()), arguments)?;
+            let answer = answer(&policy, &Prompt::Messages(messages.clone()), &tokens, arguments)?;
             messages.push(Message::assistant(answer));
         }
     }
@@ -100,30 +111,52 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
-            text
+            without_line_end(text)
         }
     };
     messages.push(Message::user(&text));
     let chat = Prompt::Messages(messages);
-    let is_chat = !arguments.plain && policy.renderer.text(&chat).is_ok();
-    let prompt = if is_chat { chat } else { Prompt::Text(text) };
-    answer(&policy, &prompt, arguments)?;
+    let prompt = if arguments.plain || !has_template { Prompt::Text(text) } else { chat };
+    answer(&policy, &prompt, &tokens, arguments)?;
     Ok(())
 }
 
+impl Arguments {
+    /// How tokens are drawn. Errors: what can never work, before anything is loaded.
+    fn tokens(&self) -> Result<DiscreteConfig> {
+        let tokens = DiscreteConfig {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            stop: Vec::new(),
+        };
+        Sampling::from(&tokens).validate().map_err(|error| Usage(error.to_string()))?;
+        if self.limit == 0 {
+            return Err(Usage("`--limit` is at least 1: an answer has a token or more".into()).into());
+        }
+        self.soft.config(&tokens)?;
+        Ok(tokens)
+    }
+}
+
+/// A text without the end of its last line, which `echo` and files have and a prompt has not.
+fn without_line_end(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
 /// One answer, written as it is made; returns its text.
-fn answer(policy: &Policy, prompt: &Prompt, arguments: &Arguments) -> Result<String> {
+fn answer(policy: &Policy, prompt: &Prompt, tokens: &DiscreteConfig, arguments: &Arguments) -> Result<String> {
     let request = Request { id: 0, prompt: policy.renderer.prompt(prompt)?, samples: 0..1, cap: arguments.limit };
-    let tokens = DiscreteConfig {
-        temperature: arguments.temperature,
-        top_k: arguments.top_k,
-        top_p: arguments.top_p,
-        min_p: arguments.min_p,
-        stop: Vec::new(),
-    };
-    let soft = arguments.soft.config(&tokens)?;
+    let soft = arguments.soft.config(tokens)?;
     let settings = rollout::Settings {
-        sampling: Sampling::from(&tokens),
+        sampling: Sampling::from(tokens),
         thinking: rollout::soft::thinking(soft.as_ref(), policy.tokenizer())?,
         eos: policy.tokenizer().eos().to_vec(),
         stop: None,

@@ -1,5 +1,6 @@
 //! `candlewick merge`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -20,5 +21,6 @@ pub(crate) struct Arguments {
 
 /// Writes the merged checkpoint.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    candlewick::model::lora::merge(&arguments.adapter, arguments.base.as_deref(), &arguments.output)
+    candlewick::model::lora::merge(&arguments.adapter, arguments.base.as_deref(), &arguments.output)?;
+    Ok(writeln!(std::io::stdout(), "checkpoint  {}", arguments.output.display())?)
 }

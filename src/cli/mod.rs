@@ -11,6 +11,7 @@ pub(crate) mod grade;
 pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod probe;
+mod quickstart;
 pub(crate) mod schedule;
 pub(crate) mod schema;
 mod soft;
@@ -22,7 +23,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use candlewick::config::{self, Config, Loaded};
+use candlewick::config::{self, Config, Loaded, Refusal};
+use candlewick::hub::HubError;
 use clap::Parser;
 use console::style;
 
@@ -79,7 +81,7 @@ pub(crate) struct ConfigArguments {
     /// Set one key, as in `--set objective.grpo.beta=0.04`; may be given several times.
     ///
     /// The value is TOML; a bare word is a string. Naming another variant than the file's replaces
-    /// the file's: `--set objective.sft={}`.
+    /// the file's: `--set advantage.rloo={}`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }
@@ -88,16 +90,23 @@ pub(crate) struct ConfigArguments {
 const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
 
 impl ConfigArguments {
-    /// The settings; what a person should know of them is printed.
-    pub(crate) fn load(&self) -> Result<Config> {
-        let Loaded { config, notes } = match &self.config {
+    /// Does something with the settings; what a person should know of them is printed first, and a key that is refused
+    /// on the way is shown at its place.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&Config) -> Result<T>) -> Result<T> {
+        let Loaded { mut config, notes, origin } = match &self.config {
             Some(path) => Config::load(path, &self.set)?,
             None => Config::parse("quickstart.toml", QUICKSTART, &self.set)?,
         };
         for line in notes {
             note(&line);
         }
-        Ok(config)
+        if self.config.is_none() {
+            quickstart::provide(&mut config.model.path)?;
+        }
+        act(&config).map_err(|error| match error.downcast_ref::<Refusal>() {
+            Some(refusal @ Refusal { key: Some(key), .. }) => origin.place(key, refusal).into(),
+            _ => error,
+        })
     }
 }
 
@@ -117,11 +126,21 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    let _ = writeln!(out, "{} {error}", style("error:").for_stderr().red().bold());
-    for cause in error.chain().skip(1) {
-        let _ = writeln!(out, "  because: {cause}");
+    let mut told = error.to_string();
+    let _ = writeln!(out, "{} {told}", style("error:").for_stderr().red().bold());
+    for cause in error.chain().skip(1).map(|cause| cause.to_string()) {
+        // Some errors tell their cause themselves.
+        if !told.contains(&cause) {
+            let _ = writeln!(out, "  because: {cause}");
+            told = cause;
+        }
     }
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    ExitCode::from(if is_refused(error) { 2 } else { 1 })
+}
+
+/// Whether a person can put it right in the command or the config.
+fn is_refused(error: &anyhow::Error) -> bool {
+    error.is::<Usage>() || error.is::<Refusal>() || error.downcast_ref::<HubError>().is_some_and(HubError::is_refusal)
 }
 
 /// Whether whoever read the output has stopped reading, as `head` does.
@@ -153,8 +172,9 @@ pub(crate) fn note(line: &str) {
 /// Starts the log on the error stream: warnings, or more with `-v`, or what `CANDLEWICK_LOG` says.
 pub(crate) fn start_log(verbose: u8) {
     let level = match verbose {
-        0 => "warn",
-        1 => "warn,candlewick=info,candlewick_algorithms=info,candlewick_rewards=info,candlewick_eval=info",
+        // The client of the Hub logs each failed attempt; the error that follows says what came of them.
+        0 => "warn,hf_hub=off",
+        1 => "warn,hf_hub=off,candlewick=info,candlewick_algorithms=info,candlewick_rewards=info,candlewick_eval=info",
         _ => "debug",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CANDLEWICK_LOG").unwrap_or_else(|_| level.into());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use candlewick::config::Kind;
+use candlewick::config::{Config, Kind};
 use candlewick::train::probe::{self, Settings};
 
 use super::{ConfigArguments, Usage};
@@ -36,7 +36,10 @@ pub(crate) struct Arguments {
 
 /// Probes the pool.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load()?;
+    arguments.config.with(|config| probe(config, arguments))
+}
+
+fn probe(config: &Config, arguments: &Arguments) -> Result<()> {
     let Kind::Online(online) = config.kind() else {
         return Err(Usage(format!(
             "objective `{}` samples nothing: a probe needs a config that does",
@@ -46,5 +49,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let settings =
         Settings { rollouts: arguments.rollouts, problems: arguments.problems, again: arguments.again.clone() };
-    probe::run(&config, &online, &settings, &arguments.output)
+    probe::run(config, &online, &settings, &arguments.output)
 }

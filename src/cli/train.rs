@@ -20,6 +20,5 @@ pub(crate) struct Arguments {
 
 /// Runs the training.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load()?;
-    candlewick::train::run(&config, arguments.resume)
+    arguments.config.with(|config| candlewick::train::run(config, arguments.resume))
 }

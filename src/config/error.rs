@@ -12,6 +12,30 @@ pub struct Error {
     pub problems: Vec<Problem>,
 }
 
+/// Something that a command or a config asks for and that cannot be had, found where what it names is looked at.
+///
+/// A person can put it right, so the program ends with the status of wrong usage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The key of the config that is wrong, as in `data.train`; `None` where it is the command.
+    pub key: Option<String>,
+    /// What is wrong, in one line with the fix where it is known.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A command that cannot be done.
+    pub fn command(message: impl Into<String>) -> Self {
+        Self { key: None, message: message.into() }
+    }
+
+    /// A key of the config whose value cannot be used.
+    pub fn key(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: Some(key.into()), message: message.into() }
+    }
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

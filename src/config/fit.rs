@@ -57,6 +57,11 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if let Some(advantage) = config.advantage.as_ref().and_then(|a| a.build().ok()) {
         lines.extend(advantage.warnings());
     }
+    let (steps, updates) = match config.kind() {
+        Kind::Online(online) => (Some(online.steps), online.train.epochs * online.train.minibatches),
+        Kind::Offline(offline) => (offline.steps, 1),
+    };
+    lines.extend(steps.and_then(|steps| config.optim.long_warmup(steps * updates)));
     if let Kind::Online(online) = config.kind()
         && objective.is_some_and(|o| o.compares_within_group())
         && online.train.epochs * online.train.minibatches == 1

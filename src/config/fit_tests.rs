@@ -292,3 +292,20 @@ fn rates_and_lengths_are_told_and_read_by_someone() {
     let silent = ONLINE.replace("[reward.math]", "[reward.length]\ntarget = 9");
     assert!(refused(&silent, &["budget.rollouts.knapsack={}"]).starts_with("`budget.rollouts.knapsack` must know"));
 }
+
+#[test]
+fn a_warm_up_longer_than_the_run_is_told() {
+    let notes = |steps: usize| {
+        let sets =
+            ["run.steps=4".to_owned(), format!("optim.warmup_steps={steps}"), "train.online.epochs=2".to_owned()];
+        Config::parse("run.toml", ONLINE, &sets).unwrap_or_else(|e| panic!("{e}")).notes
+    };
+    assert!(notes(8).is_empty());
+    assert!(notes(9)[0].starts_with("`optim.warmup_steps` = 9 is more than the run's 8 optimiser steps"));
+}
+
+#[test]
+fn adapters_name_layers_that_there_are() {
+    let message = refused(ONLINE, &["model.lora.targets=['q_prj']"]);
+    assert!(message.starts_with("`model.lora.targets` names `q_prj`: did you mean `q_proj`?"), "{message}");
+}

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Error, Excerpt, Place, Problem};
+use super::error::{Error, Excerpt, Place, Problem, Refusal};
 use super::shape::{Form, Key, Shape, Variant};
 use super::{Config, fit, set};
 
@@ -22,6 +22,26 @@ pub struct Loaded {
     pub config: Config,
     /// What a person should know of how they came about (variants that `--set` replaced) and of what is seldom meant.
     pub notes: Vec<String>,
+    /// Where they stand.
+    pub origin: Origin,
+}
+
+/// What a config was read from, for errors that are found later.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    file: String,
+    text: String,
+    sets: Vec<String>,
+}
+
+impl Origin {
+    /// A refused key, shown at its place in the file or in the arguments.
+    pub fn place(&self, key: &str, refusal: &Refusal) -> Error {
+        let original = DeTable::parse(&self.text).expect("the text was parsed when it was read");
+        let finding = Finding { is_key: false, ..Finding::at(key, refusal.message.clone()) };
+        let problem = Placer { text: &self.text, original: original.get_ref(), sets: &self.sets }.problem(finding);
+        Error { file: self.file.clone(), problems: vec![problem] }
+    }
 }
 
 /// A path of keys from the root.
@@ -80,7 +100,8 @@ impl Config {
             return Err(refuse(place.all(findings)));
         }
         let notes = [edited.notes, fit::warnings(&config)].concat();
-        Ok(Loaded { config, notes })
+        let origin = Origin { file: file.to_owned(), text: text.to_owned(), sets: sets.to_vec() };
+        Ok(Loaded { config, notes, origin })
     }
 }
 

@@ -105,6 +105,14 @@ impl OptimConfig {
     pub fn warmup(&self, total: usize) -> usize {
         self.warmup_steps.unwrap_or_else(|| (total * 3).div_ceil(100).max(1))
     }
+
+    /// What a person should know of a warm-up that a run of `total` optimiser steps does not get through.
+    pub fn long_warmup(&self, total: usize) -> Option<String> {
+        let steps = self.warmup_steps.filter(|steps| *steps > total)?;
+        Some(format!(
+            "`optim.warmup_steps` = {steps} is more than the run's {total} optimiser steps: the learning rate never reaches `optim.learning_rate`"
+        ))
+    }
 }
 
 /// How the learning rate goes on after the warm-up.

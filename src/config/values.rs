@@ -1,7 +1,8 @@
 //! Whether each value of the sections that stand in this folder is possible.
 
-use super::load::Finding;
-use super::{Config, DiscreteConfig, Dtype, EvalConfig, RolloutConfig, Schedule, SoftConfig};
+use super::load::{Finding, nearest};
+use super::{Config, Device, DiscreteConfig, Dtype, EvalConfig, RolloutConfig, Schedule, SoftConfig};
+use crate::model::lora::TARGETS;
 
 /// Every value that can never work.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -73,6 +74,13 @@ fn model(config: &Config, values: &mut Values) {
     if config.model.path.is_empty() {
         values.refuse("model.path", "`model.path` is empty: name a folder with a checkpoint, or one on the Hub");
     }
+    if matches!(config.model.device, Device::Cuda(_)) && !cfg!(feature = "cuda") {
+        let fix = "write `cpu` or `auto`, or build with `--features cuda`";
+        values.refuse(
+            "model.device",
+            &format!("`model.device` = `{}` needs a build for GPUs: {fix}", config.model.device),
+        );
+    }
     if let Some(reference) = &config.model.reference {
         let alpha = reference.mixup_alpha;
         let rule = "a share lies above 0 and up to 1";
@@ -92,6 +100,14 @@ fn model(config: &Config, values: &mut Values) {
         values.refuse("model.lora.targets", "`model.lora.targets` is empty, so nothing would be trained: name at least one projection, such as `q_proj`");
     }
     for (i, target) in lora.targets.iter().enumerate() {
+        if !TARGETS.contains(&target.as_str()) {
+            let hint = nearest(target, &TARGETS).map_or(String::new(), |near| format!("did you mean `{near}`? "));
+            let choices = TARGETS.join(", ");
+            values.refuse(
+                "model.lora.targets",
+                &format!("`model.lora.targets` names `{target}`: {hint}the choices are {choices}"),
+            );
+        }
         if lora.targets[..i].contains(target) {
             values.refuse("model.lora.targets", &format!("`model.lora.targets` names `{target}` twice"));
         }

@@ -12,9 +12,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::generated::Kind;
+use crate::config::Refusal;
 use crate::hub::{Hub, choose_split};
 
 /// Short names: name, repository on the Hub, configuration, split when none is named.
@@ -59,7 +60,7 @@ impl Source {
     /// Errors: a file that is not there; a name that is none of the forms, with the choices.
     pub fn parse(name: &str) -> Result<Self> {
         if let Some(kind) = name.strip_prefix("generated:") {
-            return Ok(Self::Generated(kind.parse()?));
+            return Ok(Self::Generated(kind.parse().map_err(|error: anyhow::Error| refused(error.to_string()))?));
         }
         let path = Path::new(name);
         if path.is_file() {
@@ -76,13 +77,14 @@ impl Source {
         let is_path = name.starts_with(['.', '/', '~'])
             || path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
         if is_path {
-            bail!("no such data file: `{name}`");
+            return Err(refused(format!("no such data file: `{name}`")));
         }
         let mut parts = name.split(':');
         let repo = parts.next().unwrap_or_default();
         let rest: Vec<&str> = parts.collect();
         if rest.len() > 2 || rest.iter().any(|part| part.is_empty()) {
-            bail!("`{name}` has too many or empty parts: write `owner/name:configuration:split`");
+            let message = format!("`{name}` has too many or empty parts: write `owner/name:configuration:split`");
+            return Err(refused(message));
         }
         if let Some((_, repo, configuration, split)) = SHORT_NAMES.iter().find(|(short, ..)| *short == repo) {
             return Ok(Self::Hub {
@@ -100,12 +102,12 @@ impl Source {
                 .max_by(|left, right| left.0.total_cmp(&right.0))
                 .filter(|(likeness, _)| *likeness > 0.8)
                 .map(|(_, known)| format!("; did you mean `{known}`?"))
-                .unwrap_or_default();
-            bail!(
+                .unwrap_or_else(|| ":".into());
+            return Err(refused(format!(
                 "`{name}` is no data source{nearest} give a file, `owner/name:split`, `generated:{}`, or one of: {}",
                 Kind::NAMES[0],
                 short.join(", ")
-            );
+            )));
         }
         let (repo, revision) = match repo.split_once('@') {
             Some((repo, revision)) => (repo, Some(revision.to_string())),
@@ -117,6 +119,11 @@ impl Source {
             configuration: (rest.len() == 2).then(|| rest[0].to_string()),
             split: rest.last().unwrap_or(&"train").to_string(),
         })
+    }
+
+    /// Whether it is looked for on the Hub: nothing on this machine can tell whether it is there.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Hub { .. })
     }
 
     /// The files to read, in order, fetched if need be; none for a generator.
@@ -134,6 +141,11 @@ impl Source {
     }
 }
 
+/// Names are given by a person, who can put them right.
+fn refused(message: String) -> anyhow::Error {
+    Refusal::command(message).into()
+}
+
 fn folder_files(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
@@ -149,7 +161,7 @@ fn folder_files(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>> {
         names = choose_split(&folder.display().to_string(), &names, None, split)?;
     }
     if names.is_empty() {
-        bail!("no .jsonl, .json or .parquet file in `{}`", folder.display());
+        return Err(refused(format!("no .jsonl, .json or .parquet file in `{}`", folder.display())));
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }

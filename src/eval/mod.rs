@@ -14,5 +14,5 @@ mod set;
 pub mod sit;
 
 pub use exam::{Exam, exams};
-pub use set::{Training, check, is_source};
+pub use set::{Training, check, check_file, is_source};
 pub use sit::{Outcome, Sitting};

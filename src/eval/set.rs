@@ -78,6 +78,22 @@ fn nearest(name: &str) -> Option<String> {
         .map(|(_, known)| known)
 }
 
+/// Reads a benchmark that is a file on this machine; one of the Hub or a generator is only looked for by [`check`].
+///
+/// Errors: as [`check`]; records that cannot be read, with file and line.
+pub fn check_file(name: &str, data: &DataConfig) -> Result<()> {
+    check(name)?;
+    let file = match name.split_once('=') {
+        Some((known, file)) if benchmark::named(known).is_ok() => file,
+        _ if benchmark::named(name).is_ok() || name == "validation" => return Ok(()),
+        _ => name,
+    };
+    if Path::new(file).exists() {
+        read(name, data, &Hub::from_env())?;
+    }
+    Ok(())
+}
+
 /// Whether a name that is no benchmark's is meant as a file, a data set or a generator.
 pub fn is_source(name: &str) -> bool {
     let has_ending = [".jsonl", ".json", ".parquet"].iter().any(|ending| name.ends_with(ending));

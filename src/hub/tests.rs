@@ -348,10 +348,10 @@ mod loopback {
         let hub = server.hub(cache.path());
         server.shut_down();
         let error = hub.model("owner/tiny", None, Weights::Fetch).unwrap_err().to_string();
-        assert!(error.starts_with("cannot reach the hub at http://127.0.0.1:"), "{error}");
-        assert!(error.contains("`owner/tiny` is not in the cache"), "{error}");
+        assert!(error.starts_with("there is no folder `owner/tiny` here, and it is not in the cache"), "{error}");
+        assert!(error.contains("the hub at http://127.0.0.1:") && error.contains("cannot be reached"), "{error}");
         let offline = Hub { offline: true, ..hub };
         let error = offline.model("owner/tiny", None, Weights::Fetch).unwrap_err().to_string();
-        assert!(error.contains("is not in the cache") && error.contains("HF_HUB_OFFLINE is set"), "{error}");
+        assert!(error.starts_with("there is no folder") && error.contains("HF_HUB_OFFLINE is set"), "{error}");
     }
 }

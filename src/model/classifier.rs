@@ -47,7 +47,7 @@ impl Classifier {
             spec.hidden_size
         );
         let score = weights.load(SCORE, &shape, dtype, device)?;
-        let mut decoder = Decoder::load(spec, &weights, dtype, device)?;
+        let mut decoder = Decoder::load_beside(spec, &weights, &[SCORE], dtype, device)?;
         for param in decoder.params.iter_mut() {
             param.is_trainable = false;
         }

@@ -11,12 +11,14 @@ use candlewick_algorithms::rng::Rng;
 use serde_json::{Value, json};
 
 use super::params::Params;
+use super::tokenizer::GENERATION;
 use super::weights::{self, Weights};
 
 /// Linear layers of a block that can carry an adapter.
 pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 pub use crate::config::LoraConfig;
+use crate::config::Refusal;
 
 impl LoraConfig {
     /// Refuses settings that can never work.
@@ -54,12 +56,17 @@ pub fn merge(adapter: &Path, base: Option<&str>, output: &Path) -> Result<()> {
     use crate::hub::{Hub, Weights as Fetch};
     use crate::model::decoder::Decoder;
     use crate::model::spec::DecoderSpec;
+    if !is_adapter(adapter) {
+        let message = format!("{} is no folder with an adapter: there is no `adapter_config.json`", adapter.display());
+        return Err(Refusal::command(message).into());
+    }
     let (_, named) = read_config(adapter)?;
     let base =
         base.map(str::to_owned).or(named).context("the adapter does not name its base model: give it with `--base`")?;
     let folder = Hub::from_env().model(&base, None, Fetch::Fetch)?;
     if output.join("model.safetensors").exists() || output.join("model.safetensors.index.json").exists() {
-        bail!("{} holds a checkpoint already: choose another folder", output.display());
+        let message = format!("{} holds a checkpoint already: choose another folder", output.display());
+        return Err(Refusal::command(message).into());
     }
     let spec = DecoderSpec::read(&folder)?;
     let mut decoder = Decoder::load(spec, &Weights::open(&folder)?, DType::F32, &Device::Cpu)?;
@@ -77,6 +84,10 @@ pub fn merge(adapter: &Path, base: Option<&str>, output: &Path) -> Result<()> {
         .with_context(|| format!("{} cannot be written", output.display()))?;
     let texts = if adapter.join("tokenizer.json").is_file() { adapter } else { &folder };
     super::tokenizer::Tokenizer::from_folder(texts)?.copy_files(output)?;
+    // An adapter with a tokenizer of its own may leave the settings of generation to its base.
+    if !output.join(GENERATION).is_file() {
+        super::tokenizer::copy_file(&folder, output, Path::new(GENERATION))?;
+    }
     weights::write_model(output, &tensors)
 }
 
@@ -116,8 +127,24 @@ fn parse_config(config: &Value) -> Result<(LoraConfig, Option<String>)> {
     for key in ["use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias"] {
         ensure!(config[key].as_bool() != Some(true), "`{key}` is not supported");
     }
-    for key in ["rank_pattern", "alpha_pattern"] {
-        ensure!(config[key].as_object().is_none_or(serde_json::Map::is_empty), "`{key}` is not supported");
+    let is_set = |key: &str| match &config[key] {
+        Value::Null => false,
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    };
+    // Each of these changes other weights than the low-rank pairs, or says which layers have none.
+    for key in [
+        "rank_pattern",
+        "alpha_pattern",
+        "modules_to_save",
+        "layers_to_transform",
+        "layer_replication",
+        "target_parameters",
+        "trainable_token_indices",
+        "alora_invocation_tokens",
+    ] {
+        ensure!(!is_set(key), "`{key}` = {} is not supported: merge the adapter with PEFT first", config[key]);
     }
     ensure!(matches!(config["bias"].as_str(), None | Some("none")), "`bias` other than none is not supported");
     let targets = match &config["target_modules"] {
@@ -189,5 +216,13 @@ mod tests {
         let dora =
             json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_dora": true});
         assert!(parse_config(&dora).unwrap_err().to_string().contains("use_dora"));
+        let mut plain = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"],
+            "modules_to_save": null, "layers_to_transform": null, "rank_pattern": {}});
+        parse_config(&plain).unwrap();
+        for (key, value) in [("modules_to_save", json!(["lm_head"])), ("layers_to_transform", json!([0, 1]))] {
+            plain[key] = value;
+            assert!(parse_config(&plain).unwrap_err().to_string().contains(&format!("`{key}` = ")));
+            plain[key] = Value::Null;
+        }
     }
 }

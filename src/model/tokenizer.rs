@@ -25,6 +25,9 @@ pub const TOKENIZER_FILES: [&str; 9] = [
     "chat_template.json",
 ];
 
+/// A checkpoint's file of settings of generation, the ends of a completion among them.
+pub(crate) const GENERATION: &str = "generation_config.json";
+
 /// The texts of the special tokens, as templates and post-processing use them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpecialTokens {
@@ -276,7 +279,8 @@ impl Tokenizer {
     ///
     /// Errors: files that cannot be read or written, by name.
     pub fn copy_files(&self, to: &Path) -> Result<()> {
-        let mut names: Vec<PathBuf> = TOKENIZER_FILES.iter().map(PathBuf::from).collect();
+        // Which tokens end a completion may stand in the settings of generation alone.
+        let mut names: Vec<PathBuf> = TOKENIZER_FILES.iter().chain([&GENERATION]).map(PathBuf::from).collect();
         let additional = Path::new("additional_chat_templates");
         if let Ok(entries) = std::fs::read_dir(self.folder.join(additional)) {
             std::fs::create_dir_all(to.join(additional))
@@ -284,15 +288,21 @@ impl Tokenizer {
             names.extend(entries.filter_map(|entry| Some(additional.join(entry.ok()?.file_name()))));
         }
         for name in names {
-            let (source, target) = (self.folder.join(&name), to.join(&name));
-            if source.is_file() && source != target {
-                // Read and write, so that neither links of the hub's cache nor read-only modes travel along.
-                let bytes = std::fs::read(&source).with_context(|| format!("cannot read `{}`", source.display()))?;
-                std::fs::write(&target, bytes).with_context(|| format!("cannot write `{}`", target.display()))?;
-            }
+            copy_file(&self.folder, to, &name)?;
         }
         Ok(())
     }
+}
+
+/// Copies a file of one folder, if it is there, into another.
+pub(crate) fn copy_file(from: &Path, to: &Path, name: &Path) -> Result<()> {
+    let (source, target) = (from.join(name), to.join(name));
+    if source.is_file() && source != target {
+        // Read and write, so that neither links of the hub's cache nor read-only modes travel along.
+        let bytes = std::fs::read(&source).with_context(|| format!("cannot read `{}`", source.display()))?;
+        std::fs::write(&target, bytes).with_context(|| format!("cannot write `{}`", target.display()))?;
+    }
+    Ok(())
 }
 
 /// Decodes a growing row of ids into pieces of text that are whole characters.

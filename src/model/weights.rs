@@ -74,6 +74,30 @@ impl Weights {
         Ok(Self { files, by_name })
     }
 
+    /// The files, for messages.
+    fn places(&self) -> String {
+        self.files.iter().map(|(path, _)| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Refuses tensors that nothing would read: weights of another model pass for those of a smaller one otherwise.
+    ///
+    /// `is_read` says which names are known; rotary frequencies, which older checkpoints store, follow from the config
+    /// and are passed over. `reader` names what reads, for the message.
+    pub fn check_all_read(&self, is_read: impl Fn(&str) -> bool, reader: &str) -> Result<()> {
+        let is_unread = |name: &&str| !name.ends_with("rotary_emb.inv_freq") && !is_read(name);
+        let mut unread: Vec<&str> = self.names().filter(is_unread).collect();
+        unread.sort_unstable();
+        if let Some(first) = unread.first() {
+            bail!(
+                "{} holds {} of {} tensors that {reader} does not have, first `{first}`: config and weights are not of the same model, or of a kind that is not known",
+                self.places(),
+                unread.len(),
+                self.by_name.len()
+            );
+        }
+        Ok(())
+    }
+
     /// Names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
@@ -86,8 +110,7 @@ impl Weights {
 
     fn view<R>(&self, name: &str, read: impl FnOnce(TensorView) -> Result<R>) -> Result<R> {
         let Some(&file) = self.by_name.get(name) else {
-            let places: Vec<_> = self.files.iter().map(|(path, _)| path.display().to_string()).collect();
-            bail!("tensor `{name}` is missing in {}", places.join(", "));
+            bail!("tensor `{name}` is missing in {}", self.places());
         };
         let (path, map) = &self.files[file];
         let tensors = SafeTensors::deserialize(map).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -204,10 +227,14 @@ pub fn write_file(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let partial = path.with_extension("partial");
     let views: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), Outgoing(tensor))).collect();
-    let result = safetensors::serialize_to_file(views, Some(metadata), &partial)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(File::open(&partial)?.sync_all()?))
-        .and_then(|()| Ok(std::fs::rename(&partial, path)?));
+    let write = || -> Result<()> {
+        // The writer makes a private temporary file: a plain one tells which mode the person wants.
+        let mode = File::create(&partial)?.metadata()?.permissions();
+        safetensors::serialize_to_file(views, Some(metadata), &partial)?;
+        std::fs::set_permissions(&partial, mode)?;
+        Ok(File::open(&partial)?.sync_all()?)
+    };
+    let result = write().and_then(|()| Ok(std::fs::rename(&partial, path)?));
     if result.is_err() {
         // Nothing half-written stays behind; the error that matters is the first one.
         let _ = std::fs::remove_file(&partial);
@@ -272,6 +299,28 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn written_files_have_the_mode_of_any_other_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        write_sharded(folder.path(), &tensors(), 1000).unwrap();
+        std::fs::write(folder.path().join("plain"), "").unwrap();
+        let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("model.safetensors"), mode("plain"));
+    }
+
+    #[test]
+    fn tensors_that_nothing_reads_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let frequencies = ("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), tensors()[0].1.clone());
+        write_sharded(folder.path(), &[tensors(), vec![frequencies]].concat(), 1000).unwrap();
+        let weights = Weights::open(folder.path()).unwrap();
+        weights.check_all_read(|name| ["a", "b", "c"].contains(&name), "the model").unwrap();
+        let error = weights.check_all_read(|name| name == "a", "the model").unwrap_err().to_string();
+        assert!(error.contains("2 of 4 tensors that the model does not have, first `b`"), "{error}");
     }
 
     #[test]

@@ -111,6 +111,10 @@ impl Reward for RewardModel {
         })
     }
 
+    fn needs_answer(&self) -> bool {
+        self.config.subtract_reference
+    }
+
     fn is_binary(&self) -> bool {
         false
     }

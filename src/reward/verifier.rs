@@ -193,6 +193,10 @@ impl Reward for Verifier {
         })
     }
 
+    fn needs_answer(&self) -> bool {
+        true
+    }
+
     fn is_binary(&self) -> bool {
         self.config.is_binary()
     }

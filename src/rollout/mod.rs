@@ -240,7 +240,7 @@ impl<'a, E: Engine> Run<'a, E> {
                 continue;
             }
             let mut logits = E::logits(&prompt).to_vec();
-            draw(&mut row, &mut logits, self.settings);
+            draw(&mut row, &mut logits, self.settings)?;
             let event = Event::Token { request: index, sample, token: row.next };
             if on_event(event).is_break() {
                 self.waiting.clear();
@@ -259,8 +259,8 @@ impl<'a, E: Engine> Run<'a, E> {
         let mut logits = self.engine.step(&tokens, &mixtures)?; // [R,V]
         let v = logits.len() / self.rows.len();
         let settings = self.settings;
-        self.rows.par_iter_mut().zip(logits.par_chunks_mut(v)).for_each(|(row, logits)| draw(row, logits, settings));
-        Ok(())
+        let rows = self.rows.par_iter_mut().zip(logits.par_chunks_mut(v));
+        rows.map(|(row, logits)| draw(row, logits, settings)).collect()
     }
 
     /// Moves finished rows out, keeping the order of the others.
@@ -290,11 +290,14 @@ impl<'a, E: Engine> Run<'a, E> {
     }
 }
 
-fn draw<F: Float>(row: &mut Row, logits: &mut [F], settings: &Settings) {
+fn draw<F: Float>(row: &mut Row, logits: &mut [F], settings: &Settings) -> Result<()> {
     let draw = match &settings.thinking {
-        Some(thinking) if row.soft.is_thinking() => row.soft.think(thinking, &settings.sampling, logits, &mut row.rng),
+        Some(thinking) if row.soft.is_thinking() => {
+            sample::check_logits(logits)?;
+            row.soft.think(thinking, &settings.sampling, logits, &mut row.rng)
+        }
         thinking => {
-            let draw = settings.sampling.draw(logits, &mut row.rng);
+            let draw = settings.sampling.draw(logits, &mut row.rng)?;
             if let Some(thinking) = thinking {
                 row.soft.answer(&thinking.rule, &draw);
             }
@@ -306,4 +309,5 @@ fn draw<F: Float>(row: &mut Row, logits: &mut [F], settings: &Settings) {
     row.completion.drawn_logp.push(draw.drawn_logp);
     row.completion.entropy.push(draw.entropy);
     row.next = draw.token;
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::config::DiscreteConfig;
 use crate::model::ops::Float;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use candlewick_algorithms::rng::Rng;
 
 /// How tokens are drawn: temperature, then top-k, top-p and min-p.
@@ -88,10 +88,15 @@ impl Sampling {
     }
 
     /// Draws from logits [V], which are overwritten. One uniform number is used unless greedy.
-    pub fn draw<F: Float>(&self, logits: &mut [F], rng: &mut Rng) -> Draw {
+    ///
+    /// Errors: logits that no distribution follows from, as [`check_logits`].
+    pub fn draw<F: Float>(&self, logits: &mut [F], rng: &mut Rng) -> Result<Draw> {
         let scale = F::of(1.0 / self.scoring_temperature());
         let (best, &top) =
             logits.iter().enumerate().reduce(|a, b| if b.1 > a.1 { b } else { a }).expect("a vocabulary is not empty");
+        if !top.wide().is_finite() {
+            check_logits(logits)?;
+        }
         // z = (logit - max) / T; from here on the row holds z, its exponentials stand beside it.
         for z in logits.iter_mut() {
             *z = (*z - top) * scale;
@@ -106,15 +111,18 @@ impl Sampling {
             total += sum;
             moment += product;
         }
+        if !f64::is_finite(total) {
+            check_logits(logits)?;
+        }
         let log_total = total.ln();
         let entropy = (log_total - moment / total).max(0.0);
         let logp = |token: usize| logits[token].wide() - log_total;
         if self.temperature == 0.0 {
-            return Draw { token: best as u32, logp: logp(best), drawn_logp: 0.0, entropy };
+            return Ok(Draw { token: best as u32, logp: logp(best), drawn_logp: 0.0, entropy });
         }
         if !self.is_truncated() {
             let token = invert(&weights, &blocks, rng.uniform() * total).unwrap_or(best);
-            return Draw { token: token as u32, logp: logp(token), drawn_logp: logp(token), entropy };
+            return Ok(Draw { token: token as u32, logp: logp(token), drawn_logp: logp(token), entropy });
         }
         let kept = self.truncate(&weights, total);
         let kept_total: f64 = kept.iter().map(|&i| weights[i].wide()).sum();
@@ -125,7 +133,7 @@ impl Sampling {
         });
         let token = *hit.unwrap_or(&best);
         let drawn_logp = (weights[token].wide() / kept_total).ln();
-        Draw { token: token as u32, logp: logp(token), drawn_logp, entropy }
+        Ok(Draw { token: token as u32, logp: logp(token), drawn_logp, entropy })
     }
 
     /// Tokens that stay, most likely first; ties go to the lower id. Never empty.
@@ -154,6 +162,21 @@ impl Sampling {
         }
         order
     }
+}
+
+/// Refuses a row of logits [V] that no distribution follows from: one with NaN or +infinity, or of -infinity throughout.
+pub(super) fn check_logits<F: Float>(logits: &[F]) -> Result<()> {
+    const CAUSE: &str = "the weights hold numbers that are not finite, or overflow in their number type: start from a checkpoint that is whole, or lower `optim.learning_rate`";
+    if let Some((token, logit)) =
+        logits.iter().enumerate().find(|(_, z)| z.wide().is_nan() || z.wide() == f64::INFINITY)
+    {
+        bail!("the logits of the next token are not finite (`{}` for token {token}): {CAUSE}", logit.wide());
+    }
+    ensure!(
+        logits.iter().any(|z| z.wide() > f64::NEG_INFINITY),
+        "the logits of the next token are `-inf` throughout: {CAUSE}"
+    );
+    Ok(())
 }
 
 /// (sum w, sum w z); z = -inf counts nothing.
@@ -203,7 +226,7 @@ mod tests {
         let (n, mut rng) = (40_000, Rng::keyed(&[5]));
         let mut counts = vec![0.0; probabilities.len()];
         for _ in 0..n {
-            let draw = sampling.draw(&mut logits(), &mut rng);
+            let draw = sampling.draw(&mut logits(), &mut rng).unwrap();
             counts[draw.token as usize] += 1.0;
             assert!((draw.drawn_logp.exp() - probabilities[draw.token as usize]).abs() < 1e-12);
         }
@@ -240,10 +263,10 @@ mod tests {
         let p = softmax(&[0, 2, 3, 4, 5, 6], 0.5);
         let entropy: f64 = -p.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>();
         let sampling = Sampling { temperature: 0.5, top_k: 2, ..Sampling::default() };
-        let draw = sampling.draw(&mut logits(), &mut Rng::keyed(&[1]));
+        let draw = sampling.draw(&mut logits(), &mut Rng::keyed(&[1])).unwrap();
         assert!((draw.logp - p[draw.token as usize].ln()).abs() < 1e-12);
         assert!((draw.entropy - entropy).abs() < 1e-12);
-        let greedy = Sampling::greedy().draw(&mut logits(), &mut Rng::keyed(&[1]));
+        let greedy = Sampling::greedy().draw(&mut logits(), &mut Rng::keyed(&[1])).unwrap();
         assert_eq!((greedy.token, greedy.drawn_logp), (3, 0.0));
     }
 
@@ -254,12 +277,27 @@ mod tests {
         let mut mean = 0.0;
         let n = 4000;
         for _ in 0..n {
-            mean += f64::from(Sampling::default().draw(&mut base.clone(), &mut rng).token) / f64::from(n);
+            mean += f64::from(Sampling::default().draw(&mut base.clone(), &mut rng).unwrap().token) / f64::from(n);
         }
         let weights: Vec<f64> = base.iter().map(|z| f64::from(*z).exp()).collect();
         let total: f64 = weights.iter().sum();
         let expected: f64 = weights.iter().enumerate().map(|(i, w)| i as f64 * w / total).sum();
         // The standard error is about 1443 / sqrt(4000) = 23.
         assert!((mean - expected).abs() < 90.0, "{mean} against {expected}");
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_refused_wherever_they_stand() {
+        let truncated = Sampling { top_k: 3, ..Sampling::default() };
+        for sampling in [Sampling::default(), Sampling::greedy(), truncated] {
+            for (at, bad) in [(0, f64::NAN), (4, f64::NAN), (6, f64::INFINITY)] {
+                let mut row = logits();
+                row[at] = bad;
+                let error = sampling.draw(&mut row, &mut Rng::keyed(&[1])).unwrap_err().to_string();
+                assert!(error.contains("not finite") && error.contains("for token"), "{error}");
+            }
+            let nowhere = sampling.draw(&mut [f32::NEG_INFINITY; 3], &mut Rng::keyed(&[1])).unwrap_err().to_string();
+            assert!(nowhere.contains("`-inf` throughout"), "{nowhere}");
+        }
     }
 }

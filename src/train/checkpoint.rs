@@ -101,15 +101,28 @@ pub fn prune(folder: &RunFolder, keep: usize, best: Option<usize>) -> Result<()>
     Ok(())
 }
 
-/// The newest checkpoint whose checksums hold; damaged ones are named in the log and passed over.
+/// The newest checkpoint whose checksums hold; damaged ones are named in the log and passed over. `None` where none was
+/// ever written.
+///
+/// Errors: checkpoints all of which are damaged; a run that began anew would write over its own metrics.
 pub fn newest(folder: &RunFolder) -> Result<Option<(PathBuf, State)>> {
+    let mut damaged = Vec::new();
     for step in steps(&folder.join("checkpoints"))?.into_iter().rev() {
         let path = folder.join("checkpoints").join(step.to_string());
         match verify(&path).and_then(|()| read_state(&path)) {
             Ok(state) => return Ok(Some((path, state))),
-            Err(error) => tracing::warn!("checkpoint {} is passed over: {error:#}", path.display()),
+            Err(error) => {
+                tracing::warn!("checkpoint {} is passed over: {error:#}", path.display());
+                damaged.push(step.to_string());
+            }
         }
     }
+    ensure!(
+        damaged.is_empty(),
+        "every checkpoint in {} is damaged (steps {}): put a whole copy of one back, or begin anew under another `run.name`",
+        folder.join("checkpoints").display(),
+        damaged.join(", ")
+    );
     Ok(None)
 }
 
@@ -169,5 +182,23 @@ pub fn checksum(path: &Path) -> Result<String> {
             return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect());
         }
         hash.update(&buffer[..n]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::folder::tests::config;
+    use super::*;
+
+    #[test]
+    fn no_checkpoint_is_a_beginning_and_damaged_ones_alone_are_an_error() {
+        let output = tempfile::tempdir().unwrap();
+        let folder = RunFolder::open(&config(output.path(), &[]), false).unwrap();
+        assert!(newest(&folder).unwrap().is_none());
+        for step in ["2", "10"] {
+            std::fs::create_dir_all(folder.join("checkpoints").join(step)).unwrap();
+        }
+        let error = newest(&folder).unwrap_err().to_string();
+        assert!(error.contains("is damaged (steps 10, 2)") && error.contains("`run.name`"), "{error}");
     }
 }

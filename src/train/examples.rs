@@ -14,6 +14,13 @@ use super::audit::{Audit, Fault};
 use crate::data::render::{Renderer, Tokenised, Tokens};
 use crate::data::{Columns, Dataset, Example, Worth};
 
+/// Reads rows for the errors of each alone: part of a data set may lack what the whole has.
+pub(super) fn check_rows(dataset: &Dataset, renderer: &Renderer, reading: &Reading<'_>) -> Result<()> {
+    let mut reader = Reader { renderer, reading, source: &dataset.source, audit: Audit::default() };
+    let mut groups = Vec::new();
+    dataset.examples.iter().try_for_each(|example| reader.example(example, &mut groups))
+}
+
 /// One row of tokens and what it is.
 #[derive(Debug, Clone)]
 pub struct Row {

@@ -12,6 +12,7 @@ pub mod examples;
 pub mod figures;
 pub mod folder;
 mod grading;
+pub mod inputs;
 pub mod lengths;
 pub mod metrics;
 pub mod offline;
@@ -26,6 +27,7 @@ mod teacher;
 mod told;
 pub mod update;
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
@@ -73,19 +75,21 @@ pub fn is_stopping() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// Finishes the step at the first Ctrl-C; the second one ends the program at once.
-fn listen_for_stop() {
+/// Finishes what is under way, such as the step, at the first Ctrl-C; the second one ends the program at once.
+fn listen_for_stop(under_way: &'static str) {
     // A handler can be set only once a process; tests and embedders may have set their own.
-    let _ = ctrlc::set_handler(|| {
+    let _ = ctrlc::set_handler(move || {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
+        // Whoever stopped reading is not waiting for it.
+        let _ = writeln!(std::io::stderr(), "finishing {under_way}; Ctrl-C again ends at once");
     });
 }
 
 /// Trains as a config says; `resume` continues the newest whole checkpoint of the run's folder.
 pub fn run(config: &Config, resume: bool) -> Result<()> {
-    listen_for_stop();
+    listen_for_stop("this step");
     match config.kind() {
         Kind::Online(online) => online::run(config, &online, resume),
         Kind::Offline(offline) => offline::run(config, &offline, resume),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
 
@@ -11,6 +11,7 @@ use super::checkpoint::{self, State};
 use super::evaluate::{self, Examiner, line, step_rng};
 use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
+use super::inputs::{Inputs, Reach};
 use super::metrics::{Recorder, Step};
 use super::policy::{Policy, Reference};
 use super::radius::Probe;
@@ -18,8 +19,6 @@ use super::ranking::Ranking;
 use super::reference::ReferenceLogps;
 use super::update::{check_every_parameter, gradient};
 use crate::config::{Config, ObjectiveConfig, Offline};
-use crate::data::{self, Dataset, Split};
-use crate::hub::Hub;
 use crate::model::params::Grads;
 use crate::optim::{AdamW, learning_rate};
 
@@ -28,15 +27,15 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let folder = RunFolder::open(config, resume)?;
     let mut objective = config.objective.build()?;
     let needs = objective.needs();
-    let dataset = data::load(&config.data, &Hub::from_env(), Split::Train)?;
-    let mut policy = Policy::for_run(config, needs.reference())?;
-    super::check_model(config, &policy.decoder.spec)?;
+    let inputs = Inputs::gather(config, Reach::Hub)?;
+    let dataset = inputs.dataset.context("the training data were not read")?;
+    let mut policy = Policy::for_run(config, needs.reference(), inputs.lengths)?;
     if needs.score_leaf {
         policy.decoder.add_score_head(&policy.folder, config.run.seed)?;
     }
-    let max_length = max_length(config, offline, objective.as_ref(), &policy);
-    let ranking = Ranking::for_run(config, objective.as_ref(), &policy, max_length)?;
-    let mut examples = read(config, &dataset, max_length, objective.as_ref(), &policy)?;
+    let reading = reading(config, offline, objective.as_ref(), policy.decoder.spec.max_positions);
+    let ranking = Ranking::for_run(config, objective.as_ref(), &policy, reading.max_length)?;
+    let mut examples = Examples::read(&dataset, &policy.renderer, &reading)?;
     drop(dataset);
     let reference = reference(config, &mut policy, &mut examples, &needs)?;
     examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
@@ -54,12 +53,19 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let size = offline.train.batch_size.min(examples.len());
     let an_epoch = examples.len().div_ceil(size);
     let steps = offline.steps.unwrap_or(offline.train.epochs * an_epoch);
+    if offline.steps.is_none() {
+        config.optim.long_warmup(steps).iter().for_each(|line| tracing::warn!("{line}"));
+    }
     say(&format!("{}: {} examples, {an_epoch} steps an epoch, {steps} steps", config.model.path, examples.len()));
     let untrained = ranking.as_ref().map(|r| r.measure(&policy)).transpose()?;
     let mut optimiser = AdamW::new(&config.optim, &policy.decoder.params);
     let mut state = State::default();
     let mut bytes = None;
-    if resume && let Some((path, saved)) = checkpoint::newest(&folder)? {
+    let kept = if resume { checkpoint::newest(&folder)? } else { None };
+    if resume && kept.is_none() {
+        say("no checkpoint was written yet: the run starts from the beginning");
+    }
+    if let Some((path, saved)) = kept {
         policy.restore(&path)?;
         optimiser.load(&path.join("optimizer.safetensors"), &policy.decoder.params, saved.optimiser_steps)?;
         if let Some(value) = saved.stages.get("objective") {
@@ -141,8 +147,8 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             bad += 1;
             state.dropped_steps += 1;
             ensure!(
-                bad < 3,
-                "optim: the gradient was not finite in 3 successive steps up to step {}: lower `optim.learning_rate`",
+                bad < steps.min(3),
+                "optim: the gradient was not finite in {bad} successive steps up to step {}: lower `optim.learning_rate`, or start from a checkpoint that is whole",
                 state.step + 1
             );
         }
@@ -212,33 +218,25 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     finish(&folder, &checkpoint, &examiner, &policy, (&base, &last), &state)
 }
 
-/// Examples as the objective takes them.
-fn read(
-    config: &Config,
-    dataset: &Dataset,
-    max_length: usize,
+/// How examples are read as the objective takes them, by a model of so long a context.
+pub(super) fn reading<'a>(
+    config: &'a Config,
+    offline: &Offline,
     objective: &dyn Objective,
-    policy: &Policy,
-) -> Result<Examples> {
+    context: usize,
+) -> Reading<'a> {
     let rows = objective.rows();
-    let reading = Reading {
+    let usual = if rows == Rows::Demonstrations { context } else { PREFERENCE_LENGTH };
+    let max_length = offline.train.max_length.unwrap_or(usual).min(context);
+    tracing::debug!("objective `{}` takes rows of up to {max_length} tokens", config.objective.variant());
+    Reading {
         rows,
         max_length,
         cuts: rows != Rows::Demonstrations && !matches!(config.objective, ObjectiveConfig::RewardModel(_)),
         columns: &config.data.columns,
         seed: config.run.seed,
         objective: config.objective.variant(),
-    };
-    Examples::read(dataset, &policy.renderer, &reading)
-}
-
-/// Most tokens of prompt and answer.
-fn max_length(config: &Config, offline: &Offline, objective: &dyn Objective, policy: &Policy) -> usize {
-    let context = policy.decoder.spec.max_positions;
-    let usual = if objective.rows() == Rows::Demonstrations { context } else { PREFERENCE_LENGTH };
-    let limit = offline.train.max_length.unwrap_or(usual).min(context);
-    tracing::debug!("objective `{}` takes rows of up to {limit} tokens", config.objective.variant());
-    limit
+    }
 }
 
 /// Most tokens of prompt and answer where the config names no number, as in TRL.

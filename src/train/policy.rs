@@ -19,12 +19,13 @@ use crate::model::chat_template::ChatTemplate;
 use crate::model::decoder::{Decoder, Keep, Pass};
 use crate::model::head::ROWS_A_CHUNK;
 use crate::model::lora;
-use crate::model::memory;
+use crate::model::memory::{self, Lengths};
 use crate::model::ops::{Float, View};
 use crate::model::spec::DecoderSpec;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::weights::{self, Weights};
 
+use super::score::SCORE;
 use super::update::{MicroBatch, micro_batches};
 
 /// A checkpoint's file of a reference that follows the policy.
@@ -106,13 +107,14 @@ fn dtype(choice: Dtype) -> DType {
 /// Loads the decoder of a folder: a checkpoint, or an adapter together with its base.
 fn load_decoder(
     folder: &Path,
+    others: &[&str],
     dtype: DType,
     device: &Device,
     hub: &Hub,
 ) -> Result<(Decoder, PathBuf, Option<PathBuf>)> {
     if !lora::is_adapter(folder) {
         let spec = DecoderSpec::read(folder)?;
-        let decoder = Decoder::load(spec, &Weights::open(folder)?, dtype, device)?;
+        let decoder = Decoder::load_beside(spec, &Weights::open(folder)?, others, dtype, device)?;
         return Ok((decoder, folder.to_owned(), None));
     }
     let (_, base) = lora::read_config(folder)?;
@@ -127,6 +129,11 @@ fn load_decoder(
 impl Policy {
     /// Loads a model for sampling and scoring; training choices take their defaults.
     pub fn load(model: &ModelConfig, data: &DataConfig) -> Result<Self> {
+        Self::load_beside(model, data, &[])
+    }
+
+    /// The same for a checkpoint that holds `others` too, which someone else reads.
+    fn load_beside(model: &ModelConfig, data: &DataConfig, others: &[&str]) -> Result<Self> {
         let hub = Hub::from_env();
         let device = device(model.device)?;
         let wants = if model.random_init.is_some() { Fetch::Skip } else { Fetch::Fetch };
@@ -136,7 +143,7 @@ impl Policy {
                 let decoder = Decoder::random(DecoderSpec::read(&folder)?, seed, dtype(model.dtype), &device)?;
                 (decoder, folder.clone(), None)
             }
-            None => load_decoder(&folder, dtype(model.dtype), &device, &hub)?,
+            None => load_decoder(&folder, others, dtype(model.dtype), &device, &hub)?,
         };
         // A checkpoint of an adapter may bring its own tokenizer; else the base's is used.
         let texts = adapter.filter(|f| f.join("tokenizer.json").is_file()).unwrap_or(base);
@@ -159,8 +166,12 @@ impl Policy {
     }
 
     /// Loads the model of a run, with adapter and reference as the config and the stages ask.
-    pub fn for_run(config: &Config, needs_reference: bool) -> Result<Self> {
-        let mut policy = Self::load(&config.model, &config.data)?;
+    ///
+    /// `lengths` are those of the data, for the memory that a step takes.
+    pub fn for_run(config: &Config, needs_reference: bool, lengths: Lengths) -> Result<Self> {
+        // A reward model may go on from a classifier, whose head is loaded by itself.
+        let others: &[&str] = if config.objective.build()?.needs().score_leaf { &[SCORE] } else { &[] };
+        let mut policy = Self::load_beside(&config.model, &config.data, others)?;
         if let Some(settings) = &config.model.lora {
             policy.decoder.add_lora(settings, config.run.seed)?;
         }
@@ -182,7 +193,6 @@ impl Policy {
         // The weights are there already, and part of the estimate.
         let loaded: usize =
             policy.decoder.params.iter().map(|p| p.value.elem_count() * p.value.dtype().size_in_bytes()).sum();
-        let lengths = super::lengths::measured(config, &policy.renderer, policy.decoder.spec.max_positions);
         let available = memory::free(policy.decoder.device()).map(|free| free + loaded as u64);
         let estimate = memory::estimate(config, &policy.decoder.spec, lengths, available);
         policy.keep = if estimate.is_checkpointed { Keep::Inputs } else { Keep::Activations };
@@ -238,7 +248,8 @@ impl Policy {
             Some(path) => hub.model(path, revision, Fetch::Fetch)?,
             None => self.folder.clone(),
         };
-        let (mut decoder, ..) = load_decoder(&folder, self.decoder.params.dtype(), self.decoder.device(), &hub)?;
+        let (dtype, device) = (self.decoder.params.dtype(), self.decoder.device());
+        let (mut decoder, ..) = load_decoder(&folder, &[], dtype, device, &hub)?;
         decoder.merge_lora()?;
         ensure!(
             decoder.spec.vocab_size == self.decoder.spec.vocab_size,
@@ -449,12 +460,6 @@ impl Policy {
             let path = folder.join("config.json");
             std::fs::write(&path, serde_json::to_string_pretty(&config)?)
                 .with_context(|| format!("{} cannot be written", path.display()))?;
-        }
-        // Which tokens end a completion may stand in this file alone.
-        let generation = self.tokenizer().folder().join("generation_config.json");
-        if generation.is_file() {
-            let copy = folder.join("generation_config.json");
-            std::fs::copy(&generation, &copy).with_context(|| format!("{} cannot be written", copy.display()))?;
         }
         self.tokenizer().copy_files(folder)
     }

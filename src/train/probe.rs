@@ -16,13 +16,15 @@ use candlewick_algorithms::prompts::pairing::{Pairing, Side};
 use candlewick_algorithms::success::Success;
 use candlewick_rewards::{Item, Rewards};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::account::{progress, say};
+use super::folder::first_difference;
 use super::grading;
+use super::inputs::{Inputs, Reach};
 use super::policy::Policy;
-use crate::config::{Config, Online};
-use crate::data::{self, Problem, Split};
-use crate::hub::Hub;
+use crate::config::{Config, Online, Refusal};
+use crate::data::{self, Problem};
 use crate::rollout::{self, Completion, Event, Request, Sampling};
 
 /// Problems that are sampled, graded and written together.
@@ -51,6 +53,36 @@ struct Header {
     limit: usize,
     told: Option<usize>,
     seed: u64,
+    /// The section `[rollout]`: truncation, stop strings, soft thinking.
+    #[serde(default)]
+    rollout: Value,
+    /// The section `[reward]`: what counts as right.
+    #[serde(default)]
+    reward: Value,
+    /// What of `[data]` words the prompts.
+    #[serde(default)]
+    data: Value,
+}
+
+impl Header {
+    fn new(config: &Config, online: &Online, rollouts: usize, plan: Plan) -> Result<Self> {
+        let data = &config.data;
+        Ok(Self {
+            model: config.model.path.clone(),
+            train: data.train.clone(),
+            rollouts,
+            temperature: online.rollout.tokens().temperature,
+            limit: plan.cap,
+            told: plan.told,
+            seed: config.run.seed,
+            rollout: serde_json::to_value(online.rollout)?,
+            reward: serde_json::to_value(online.reward)?,
+            data: serde_json::json!({
+                "template": data.template, "system": data.system, "conversational": data.conversational,
+                "told": data.told, "columns": data.columns, "generated": data.generated, "revision": data.revision,
+            }),
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -82,25 +114,22 @@ pub struct Record {
 
 /// Probes the pool of a config's training problems; a file that is there is continued.
 pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path) -> Result<()> {
-    super::listen_for_stop();
+    super::listen_for_stop("these problems");
     ensure!(settings.rollouts > 0, "a probe needs at least 1 rollout a problem");
     Rewards::new(online.reward)?.verdict().context("a probe must know which completions are right")?;
     let tokens = online.budget.tokens.build()?;
     let plan =
         if tokens.needs_probe() { Plan { told: None, cap: tokens.largest() } } else { tokens.plan(0, online.steps)? };
     let discrete = online.rollout.tokens();
-    let header = Header {
-        model: config.model.path.clone(),
-        train: config.data.train.clone(),
-        rollouts: settings.rollouts,
-        temperature: discrete.temperature,
-        limit: plan.cap,
-        told: plan.told,
-        seed: config.run.seed,
-    };
-    let (mut file, done) = open(output, &header)?;
+    let header = Header::new(config, online, settings.rollouts, plan)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
+    // The file of rates that the config names may be the one that is made here.
+    let mut alone = config.clone();
+    alone.data.probe = None;
+    let inputs = Inputs::gather(&alone, Reach::Hub)?;
+    inputs.notes.iter().for_each(|line| say(line));
+    let problems = inputs.dataset.context("the training data were not read")?.problems()?;
+    let (mut file, done) = open(output, &header)?;
     let mut rewards = grading::prepare(online.reward, output.parent().unwrap_or(Path::new(".")), &runtime)?;
     let policy = Policy::load(&config.model, &config.data)?;
     grading::load_models(&mut rewards, online.reward, &policy.decoder, &runtime)?;
@@ -282,12 +311,12 @@ fn open(path: &Path, header: &Header) -> Result<(File, BTreeMap<String, Record>)
         return Ok((file, BTreeMap::new()));
     }
     let (found, records) = parse(path, &text[..whole])?;
-    if found != *header {
-        bail!(
-            "{} holds a probe with other settings ({}): choose another `--output`, or remove it",
-            path.display(),
-            serde_json::to_string(&found)?
+    if let Some((key, old, new)) = first_difference(&serde_json::to_value(&found)?, &serde_json::to_value(header)?) {
+        let message = format!(
+            "{} holds a probe with other settings (`{key}` is {old} there and {new} here): choose another `--output`, or remove it",
+            path.display()
         );
+        return Err(Refusal::command(message).into());
     }
     // Only now is it known to be ours.
     file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).with_context(cannot)?;
@@ -375,7 +404,18 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { model: "m".into(), train: None, rollouts: 4, temperature: 1.0, limit: 8, told: None, seed: 0 }
+        Header {
+            model: "m".into(),
+            train: None,
+            rollouts: 4,
+            temperature: 1.0,
+            limit: 8,
+            told: None,
+            seed: 0,
+            rollout: serde_json::json!({ "discrete": { "temperature": 1.0, "top_p": 1.0, "stop": [] } }),
+            reward: serde_json::json!({ "math": {} }),
+            data: serde_json::json!({ "template": null, "system": null }),
+        }
     }
 
     fn line(id: &str, outcomes: &str) -> String {
@@ -400,7 +440,12 @@ mod tests {
         file.write_all(line("b", "0000").as_bytes()).unwrap();
         assert_eq!(read(&path).unwrap()["b"].k, 0);
         let error = open(&path, &Header { seed: 1, ..header() }).unwrap_err().to_string();
-        assert!(error.contains("other settings"), "{error}");
+        assert!(error.contains("other settings") && error.contains("`seed` is `0` there and `1` here"), "{error}");
+        let truncated = serde_json::json!({ "discrete": { "temperature": 1.0, "top_p": 0.9, "stop": [] } });
+        let error = open(&path, &Header { rollout: truncated, ..header() }).unwrap_err().to_string();
+        assert!(error.contains("`rollout.discrete.top_p` is `1.0` there and `0.9` here"), "{error}");
+        let spoken = serde_json::json!({ "template": null, "system": "Think." });
+        assert!(open(&path, &Header { data: spoken, ..header() }).is_err());
         std::fs::write(&path, "[1, 2]\n").unwrap();
         assert!(format!("{:#}", open(&path, &header()).unwrap_err()).contains("probe.jsonl:1"));
     }

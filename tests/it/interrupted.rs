@@ -93,6 +93,7 @@ fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     let (status, out, err) = done(&child.wait_with_output().unwrap());
     assert_eq!(status, 0, "{out}{err}");
     let step = lines(&metrics);
+    assert!(err.contains("finishing this step; Ctrl-C again ends at once"), "{err}");
     assert!(out.contains(&format!("stopped after step {step}: ")) && out.contains("`--resume`"), "{out}");
     assert!(output.join(format!("cut/checkpoints/{step}/state.json")).exists(), "nothing was saved");
     assert!(resume(output, "cut", &sets).contains(&format!("resumed after step {step}")));
@@ -280,8 +281,10 @@ fn adapters_train_save_and_resume() {
 
     let mut merge = Command::new(env!("CARGO_BIN_EXE_candlewick"));
     merge.current_dir(env!("CARGO_MANIFEST_DIR")).arg("merge").arg(&last).arg(output.join("merged"));
-    succeed(merge);
+    assert_eq!(succeed(merge), format!("checkpoint  {}\n", output.join("merged").display()));
     assert!(output.join("merged/model.safetensors").exists());
+    let generation = |folder: &Path| std::fs::read(folder.join("generation_config.json")).unwrap();
+    assert!(generation(&output.join("merged")) == generation(Path::new("configs/quickstart")));
 }
 
 /// Half-precision weights run on what a GPU runs: the whole loop by tensor calls, resumed bit for bit.

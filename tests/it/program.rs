@@ -79,6 +79,7 @@ impl Folder {
             .env("NO_COLOR", "1")
             .env("HF_HUB_OFFLINE", "1")
             .env("HF_HOME", self.path().join("hub"))
+            .env("XDG_CACHE_HOME", self.path().join("cache"))
             .env_remove("CANDLEWICK_LOG")
             .output()
             .expect("the program starts");

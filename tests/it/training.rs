@@ -123,7 +123,7 @@ fn damaged_checkpoints_are_passed_over_and_a_second_run_is_refused() {
     let sets = ["run.steps=2", "data.validation=20", "eval.every=0", "run.save_every=1", "prompts.shuffle.per_step=4"];
     run.train(QUICKSTART, "twice", &sets);
     let again = run.command(QUICKSTART, "twice", &sets).output().unwrap();
-    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(again.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&again.stderr).contains("holds a run already"));
     let weights = run.folder("twice").join("checkpoints/2/model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
@@ -133,6 +133,23 @@ fn damaged_checkpoints_are_passed_over_and_a_second_run_is_refused() {
     assert!(resumed.status.success(), "{err}");
     assert!(err.contains("passed over") && out.contains("resumed after step 1"), "{out}{err}");
     assert!(std::fs::read(&weights).unwrap() == bytes, "the repeated step gives the same weights");
+
+    for step in ["1", "2"] {
+        std::fs::write(run.folder("twice").join("checkpoints").join(step).join("model.safetensors"), "damaged")
+            .unwrap();
+    }
+    let metrics = || std::fs::read(run.folder("twice").join("metrics.jsonl")).unwrap();
+    let before = metrics();
+    let resumed = run.command(QUICKSTART, "twice", &sets).arg("--resume").output().unwrap();
+    let err = String::from_utf8_lossy(&resumed.stderr).into_owned();
+    assert_eq!(resumed.status.code(), Some(1), "{err}");
+    assert!(err.contains("every checkpoint in") && err.contains("is damaged (steps 2, 1)"), "{err}");
+    assert!(metrics() == before, "what the run did is lost");
+    let other =
+        run.command(QUICKSTART, "twice", &[&sets[..], &["run.seed=1"]].concat()).arg("--resume").output().unwrap();
+    let err = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert_eq!(other.status.code(), Some(2), "{err}");
+    assert!(err.contains("`run.seed` is `1` here and `0` in the run") && err.contains("--> --set run.seed=1"), "{err}");
 }
 
 #[test]

@@ -76,6 +76,10 @@ impl PerItem for Choice {
         !self.config.partial_credit
     }
 
+    fn needs_answer(&self) -> bool {
+        true
+    }
+
     fn score(&self, item: &Item) -> Result<f64, RewardError> {
         let truth = item.answer.as_deref().and_then(|answer| options(answer, self.config.case_insensitive));
         let truth = truth.filter(|truth| !truth.is_empty()).ok_or(RewardError::Missing {

@@ -108,6 +108,11 @@ impl Rewards {
         Ok(lines)
     }
 
+    /// The first reward that fails on every completion of a problem without a reference answer.
+    pub fn needs_answer(&self) -> Option<&str> {
+        self.rewards.iter().find(|reward| reward.needs_answer()).map(|reward| reward.name())
+    }
+
     /// What is wrong with the data of an item, for each reward that minds.
     pub fn doubts(&self, item: &Item) -> Vec<(&str, String)> {
         self.rewards.iter().filter_map(|reward| Some((reward.name(), reward.doubt(item)?))).collect()

@@ -293,6 +293,10 @@ impl Reward for Judge {
         futures_util::future::join_all(items.iter().map(|item| self.one(item))).await
     }
 
+    fn needs_answer(&self) -> bool {
+        matches!(self.config.mode, JudgeMode::Verdict(_))
+    }
+
     fn is_binary(&self) -> bool {
         match &self.config.mode {
             JudgeMode::Verdict(verdict) => verdict.words.score == ScoreForm::Hard || !verdict.logprobs,

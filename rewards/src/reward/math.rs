@@ -72,6 +72,10 @@ impl PerItem for Math {
         true
     }
 
+    fn needs_answer(&self) -> bool {
+        true
+    }
+
     fn score(&self, item: &Item) -> Result<f64, RewardError> {
         let gold = item.answer.as_deref().filter(|answer| !answer.trim().is_empty()).ok_or(RewardError::Missing {
             reward: "math".into(),

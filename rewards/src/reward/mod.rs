@@ -196,6 +196,11 @@ pub trait Reward: Send + Sync {
         false
     }
 
+    /// Whether it fails on every completion of a problem that has no reference answer.
+    fn needs_answer(&self) -> bool {
+        false
+    }
+
     /// Whether it wants all completions of a step at once, when sampling is over, rather than each as
     /// it is finished.
     fn is_batched(&self) -> bool {
@@ -242,6 +247,11 @@ pub trait PerItem: Send + Sync {
         false
     }
 
+    /// See [`Reward::needs_answer`].
+    fn needs_answer(&self) -> bool {
+        false
+    }
+
     /// See [`Reward::doubt`].
     fn doubt(&self, _item: &Item) -> Option<String> {
         None
@@ -269,6 +279,10 @@ impl<T: PerItem> Reward for T {
         PerItem::needs_verdict(self)
     }
 
+    fn needs_answer(&self) -> bool {
+        PerItem::needs_answer(self)
+    }
+
     fn doubt(&self, item: &Item) -> Option<String> {
         PerItem::doubt(self, item)
     }
@@ -294,6 +308,7 @@ pub struct NoModels;
 struct Unloaded {
     name: &'static str,
     is_binary: bool,
+    needs_answer: bool,
 }
 
 #[async_trait]
@@ -309,15 +324,19 @@ impl Reward for Unloaded {
     fn is_binary(&self) -> bool {
         self.is_binary
     }
+
+    fn needs_answer(&self) -> bool {
+        self.needs_answer
+    }
 }
 
 impl Models for NoModels {
-    fn reward_model(&self, _: &reward_model::RewardModelConfig) -> Result<Box<dyn Reward>, ConfigError> {
-        Ok(Box::new(Unloaded { name: "reward_model", is_binary: false }))
+    fn reward_model(&self, config: &reward_model::RewardModelConfig) -> Result<Box<dyn Reward>, ConfigError> {
+        Ok(Box::new(Unloaded { name: "reward_model", is_binary: false, needs_answer: config.subtract_reference }))
     }
 
     fn verifier(&self, config: &verifier::VerifierConfig) -> Result<Box<dyn Reward>, ConfigError> {
-        Ok(Box::new(Unloaded { name: "verifier", is_binary: config.is_binary() }))
+        Ok(Box::new(Unloaded { name: "verifier", is_binary: config.is_binary(), needs_answer: true }))
     }
 }
 

@@ -194,3 +194,14 @@ fn doubtful_data_are_told_by_the_reward_that_minds() {
     assert_eq!(doubts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["math", "code"]);
     assert!(doubts[0].1.contains("cannot be read"), "{doubts:?}");
 }
+
+#[test]
+fn rewards_that_compare_with_an_answer_say_so() {
+    let of = |sections: serde_json::Value| {
+        Rewards::new(&config(sections).unwrap()).unwrap().needs_answer().map(str::to_owned)
+    };
+    assert_eq!(of(serde_json::json!({ "repetition": {}, "math": {} })).as_deref(), Some("math"));
+    assert_eq!(of(serde_json::json!({ "choice": {} })).as_deref(), Some("choice"));
+    assert_eq!(of(serde_json::json!({ "verifier": { "path": "x" } })).as_deref(), Some("verifier"));
+    assert_eq!(of(serde_json::json!({ "repetition": {} })), None);
+}

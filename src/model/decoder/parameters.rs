@@ -1,5 +1,7 @@
 //! How a decoder comes to its parameters: those of a checkpoint, random ones, an adapter's.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candlewick_algorithms::rng::Rng;
@@ -13,9 +15,27 @@ use crate::model::weights::Weights;
 
 impl Decoder {
     /// Loads a checkpoint's weights, all trainable.
+    ///
+    /// Errors: a tensor that is missing or of another shape than the config says; one that the config does not
+    /// have, but for a head beside a tied embedding, which is the embedding once more.
     pub fn load(spec: DecoderSpec, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
+        Self::load_beside(spec, weights, &[], dtype, device)
+    }
+
+    /// The same where the checkpoint holds `others` too, which someone else reads.
+    pub fn load_beside(
+        spec: DecoderSpec,
+        weights: &Weights,
+        others: &[&str],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let mut params = Params::default();
-        for (name, shape) in spec.tensors() {
+        let tensors = spec.tensors();
+        let known: HashSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).chain(["lm_head.weight"]).collect();
+        let is_read = |name: &str| known.contains(name) || others.contains(&name);
+        weights.check_all_read(is_read, &format!("a model of {} blocks as `config.json` has it", spec.layers))?;
+        for (name, shape) in tensors {
             let value = weights.load(&name, &shape, dtype, device)?;
             params.add(name, value, true)?;
         }
@@ -96,7 +116,9 @@ impl Decoder {
                 weights.load(&lora::peft_name(&format!("{name}.{part}.weight")), shape, dtype, device)
             };
             Ok((load("lora_A", &[rank, inner])?, load("lora_B", &[out, rank])?))
-        })
+        })?;
+        let known: HashSet<String> = self.params.iter().map(|param| lora::peft_name(&param.name)).collect();
+        weights.check_all_read(|name| name.contains(".lora_") && known.contains(name), "this adapter on its base model")
     }
 
     fn attach_lora(

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use candlewick_algorithms::Outcome;
 
 use super::Run;
 use super::stages::Stages;
 use crate::config::{Config, Online};
-use crate::data::{self, Split};
-use crate::hub::Hub;
 use crate::model::decoder::Keep;
 use crate::model::params::Grads;
 use crate::optim::AdamW;
@@ -19,9 +17,10 @@ use crate::train::account::say;
 use crate::train::checkpoint::{self, State};
 use crate::train::evaluate::{self, Examiner, line};
 use crate::train::folder::RunFolder;
+use crate::train::inputs::{Inputs, Reach, check_pool};
 use crate::train::metrics::Recorder;
 use crate::train::policy::Policy;
-use crate::train::{check_model, grading, probe};
+use crate::train::{grading, probe};
 
 impl<'a> Run<'a> {
     /// Everything up to the first step.
@@ -30,12 +29,14 @@ impl<'a> Run<'a> {
         let mut stages = Stages::build(config, online)?;
         let needs = stages.needs(online.train.epochs * online.train.minibatches);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let problems = data::load(&config.data, &Hub::from_env(), Split::Train)?.problems()?;
+        let inputs = Inputs::gather(config, Reach::Hub)?;
+        inputs.notes.iter().for_each(|line| say(line));
+        let problems = inputs.dataset.context("the training data were not read")?.problems()?;
+        check_pool(online, problems.len())?;
         let mut rewards = grading::prepare(online.reward, folder.path(), &runtime)?;
 
         // 2. The models, and the prompts as the policy sees them.
-        let policy = Policy::for_run(config, needs.reference())?;
-        check_model(config, &policy.decoder.spec)?;
+        let policy = Policy::for_run(config, needs.reference(), inputs.lengths)?;
         grading::load_models(&mut rewards, online.reward, &policy.decoder, &runtime)?;
         let prompts = policy.renderer.prompts(problems, policy.decoder.spec.max_positions)?;
         if prompts.dropped > 0 {
@@ -48,7 +49,7 @@ impl<'a> Run<'a> {
                 tracing::warn!("{line}");
             }
         }
-        ensure!(!prompts.kept.is_empty(), "no prompt is left to train on: raise `data.max_prompt_tokens`");
+        check_pool(online, prompts.kept.len())?;
         policy.renderer.warnings().iter().for_each(|w| tracing::warn!("{w}"));
         let thinking = rollout::soft::thinking(online.rollout.soft(), policy.tokenizer())?;
         let trained = policy.decoder.params.trainable_elements();
