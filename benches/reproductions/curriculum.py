@@ -20,7 +20,7 @@ def main():
         "model.path": checkpoint(program, data),
         "data.train": data / "train.jsonl",
         "data.validation": data / "test.jsonl",
-        "run.steps": 80,
+        "run.steps": 60,
     }
     fixed = {"budget.tokens.curriculum.start": LAST}
     arms = {

@@ -14,14 +14,14 @@ CONFIG = "configs/quickstart.toml"
 POOL = {"data.generated.count": 240, "data.generated.max_terms": 12, "budget.tokens.fixed.limit": 40}
 BASE = {
     **POOL,
-    "run.steps": 60,
+    "run.steps": 40,
     "prompts.shuffle.per_step": 24,
     "data.validation": 400,
-    "eval.samples": 4,
+    "eval.samples": 2,
     "advantage.group.clip": 5.0,
     "advantage.group.eps": 1e-6,
 }
-FROZEN = {"run.steps": 20, "optim.learning_rate": 1e-12, "optim.schedule": "constant", "eval.benchmarks": "[]"}
+FROZEN = {"run.steps": 10, "optim.learning_rate": 1e-12, "optim.schedule": "constant", "eval.benchmarks": "[]"}
 
 
 def main():
@@ -44,7 +44,7 @@ def main():
     common = {
         "effective-gradient ratio": lambda run: mean(series(run, "rollout/effective_gradient_ratio")),
         "mixed groups": lambda run: mean(series(run, "rollout/mixed_groups")),
-        "rollouts a step": lambda run: mean(series(run, "rollout/rows")) if "rollout/rows" in rows(run)[0] else mean(series(run, "budget/rollouts/allocated")),
+        "rollouts a step": lambda run: mean(row["rollout/tokens"] / row["rollout/tokens_mean"] for row in rows(run)),
     }
     print("\n" + table({a: r for a, r in runs.items() if a.endswith("frozen")}, common, "uniform-frozen"))
     learning = {a: r for a, r in runs.items() if not a.endswith("frozen")}

@@ -1,22 +1,21 @@
 """What the reproductions share: runs that can be stopped and gone on with, means with intervals, tables and figures.
 
 A reproduction is `python3 benches/reproductions/NAME.py PROGRAM FOLDER`, from the repository's root. It makes the runs that FOLDER lacks,
-prints its table as Markdown and writes its figure to docs/figures/. Environment: SEEDS (5), JOBS (runs side by side, 2), PREFIX (a command
-put before each run, such as `nice`), CHUNK (seconds after which a run is stopped and gone on with). Each run has one thread.
+prints its table as Markdown and writes its figure to docs/figures/. Environment: SEEDS (5), JOBS (runs side by side, 2), CHUNK (seconds after
+which the script stops the run it is at and ends with exit status 75; the same command goes on). Each run has one thread.
 """
 
 import json
 import math
 import os
 import pathlib
-import shlex
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
-PREFIX = shlex.split(os.environ.get("PREFIX", ""))
-CHUNK = os.environ.get("CHUNK", "170")
+STARTED, CHUNK = time.monotonic(), float(os.environ.get("CHUNK", "inf"))
 SEEDS = range(int(os.environ.get("SEEDS", "5")))
 ENV = {**os.environ, "RAYON_NUM_THREADS": "1"}
 FIGURES = pathlib.Path("docs/figures")
@@ -44,30 +43,39 @@ def flags(settings):
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
+def limited(command, log):
+    """Exit status of a command, which is interrupted when the chunk is over; ends the script where none of it is left."""
+    left = CHUNK - (time.monotonic() - STARTED)
+    if left < 5:
+        sys.exit(75)
+    stop = ["timeout", "-s", "INT", f"{left:.0f}"] if math.isfinite(left) else []
+    with open(log, "a") as file:
+        status = subprocess.run([*stop, *command], stdout=file, stderr=file, env=ENV).returncode
+    if status not in (0, 124):
+        raise RuntimeError(f"{log}: exit status {status}")
+    return status
+
+
 def train(program, folder, name, config, settings):
-    """Runs `folder/name`, or goes on with it, unless its report is there. Raises where the program fails."""
+    """Runs `folder/name`, or goes on with it, unless it is done. Raises where the program fails."""
     run = folder / name
-    done = run / "done"
-    while not done.exists():
+    while not (run / "done").exists():
         saved = any((run / "checkpoints").glob("[0-9]*")) if run.exists() else False
         if run.exists() and not saved:
             shutil.rmtree(run)
         own = {"run.output": folder, "run.name": name}
         command = [program, "train", str(config), *flags({**QUIET, **settings, **own}), *(["--resume"] if saved else [])]
-        with open(folder / f"{name}.log", "a") as log:
-            status = subprocess.run([*PREFIX, "timeout", "-s", "INT", CHUNK, *command], stdout=log, stderr=log, env=ENV).returncode
-        if status == 0:
-            done.touch()
-        elif status != 124:
-            raise RuntimeError(f"{folder / name}.log: exit status {status}")
+        if limited(command, f"{run}.log") == 0:
+            (run / "done").touch()
     return run
 
 
 def command(program, *words, output):
-    """Any other command of the program, unless its output is there."""
-    if not pathlib.Path(output).exists():
-        with open(f"{output}.log", "a") as log:
-            subprocess.run([*PREFIX, program, *map(str, words)], stdout=log, stderr=log, env=ENV, check=True)
+    """Any other command of the program that goes on where it stopped, unless it is done."""
+    done = pathlib.Path(f"{output}.done")
+    while not done.exists():
+        if limited([program, *map(str, words)], f"{output}.log") == 0:
+            done.touch()
     return output
 
 

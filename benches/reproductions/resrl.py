@@ -10,8 +10,8 @@ from reproduction import Panel, arguments, band, figure, mean, pass_curve, passi
 CONFIG = "configs/quickstart.toml"
 BASE = {
     "run.steps": 40,
-    "prompts.shuffle.per_step": 24,
-    "data.validation": 200,
+    "prompts.shuffle.per_step": 16,
+    "data.validation": 150,
     "eval.samples": 32,
     "train.online.minibatches": 2,
     "objective.grpo.dual_clip": 3.0,

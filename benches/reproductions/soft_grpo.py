@@ -22,7 +22,7 @@ def main():
         "data.validation": data / "test.jsonl",
         "run.steps": 40,
         "train.online.minibatches": 2,
-        "eval.problems": 150,
+        "eval.problems": 100,
         "eval.samples": 32,
     }
     grpo = {"objective.grpo.beta": 0.001, "objective.grpo.dual_clip": 3.0, "rollout.discrete.top_k": 5, "rollout.discrete.top_p": 0.95,

@@ -2,7 +2,7 @@
 
 A demonstration of 9+5+7= is `9+5=14;14+7=21#21`: steps, the mark `#` that ends thinking, the answer. Each step is written out (`14+7=21`) or
 not (`21`), so that a problem has many lengths. In half of the demonstrations the prompt tells a length, `25:9+5+7=`, that is right
-within a factor of about 1.25: enough to know what is meant, not to keep to it. Problems of 3 to 9 terms; held out by the sorted operands.
+within a factor of about 1.25: enough to know what is meant, not to keep to it. Problems of 2 to 7 terms; held out by the sorted operands.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from reproduction import train
 TOKENS = ["<pad>", "$", *"0123456789", "+", "=", ";", ",", ":", "#"]
 
 
-def problem(rng, held_out, terms=(3, 9)):
+def problem(rng, held_out, terms=(2, 7)):
     while True:
         operands = [rng.randint(1, 9) for _ in range(rng.randint(*terms))]
         digest = hashlib.sha256(str(sorted(operands)).encode()).digest()
@@ -53,7 +53,7 @@ def data(folder):
     for name, held_out, count in (("train", False, 4000), ("test", True, 400)):
         seen, items = set(), []
         while len(items) < count:
-            prompt = ask(operands := problem(rng, held_out, (5, 8)))
+            prompt = ask(operands := problem(rng, held_out, (4, 7)))
             if prompt not in seen:
                 seen.add(prompt)
                 items.append({"id": f"{name}:{len(items)}", "prompt": prompt, "answer": str(sum(operands))})
@@ -74,7 +74,7 @@ def untrained(folder):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
 
 
-def checkpoint(program, folder, steps=450):
+def checkpoint(program, folder, steps=1000):
     """Makes data and checkpoint in `folder`, unless they are there; returns the checkpoint's path."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "test.jsonl").exists():
