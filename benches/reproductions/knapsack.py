@@ -32,6 +32,7 @@ def main():
     shares = {"0": sum(x == 0 for x in p), "to 1/8": sum(0 < x <= 0.125 for x in p), "to 7/8": sum(0.125 < x < 0.875 for x in p),
               "below 1": sum(0.875 <= x < 1 for x in p), "1": sum(x == 1 for x in p)}
     print("problems by measured rate:", shares)
+    print(f"mixed groups of 8 that these rates predict: {sum(1 - x**8 - (1 - x) ** 8 for x in p) / len(p):.3f}")
     knapsack = {"budget.rollouts.knapsack.mean": 8, "data.probe": rates}
     arms = {
         "uniform": {},

@@ -13,9 +13,9 @@ import math
 from reproduction import Panel, arguments, band, benchmark, figure, mean, rows, series, smooth, sweep, table, train
 
 BASE = {
-    "run.steps": 40,
+    "run.steps": 30,
     "prompts.shuffle.per_step": 16,
-    "data.validation": 400,
+    "data.validation": 300,
     "train.online.minibatches": 4,
     "train.online.epochs": 2,
     "optim.schedule": "constant",
@@ -63,12 +63,21 @@ def main():
         spread = [s for _, s, _, _ in points]
         print(f"{side} rows: {len(points)} weights at s from {min(spread):.2f} to {max(spread):.2f}, largest |measured - closed form| {error:.1e}, "
               f"largest weight x tau {max(m * t for t, _, m, _ in points):.4f}")
+    panel = Panel("gradient weight of a row (points: measured)", "score s, nats a token", "|dL/ds|")
+    for tau in (0.25, 0.5, 1.0):
+        every = [p for side in found.values() for p in side if p[0] == tau]
+        low, high = (f(p[1] for p in every) for f in (min, max))
+        for side, sign in (("right", 1), ("wrong", -1)):
+            grid = [low + (high - low) * i / 60 for i in range(61)]
+            panel.line(f"{side}, tau {tau}", [(s, 1 / tau / (1 + math.exp(sign * s / tau))) for s in grid])
+            panel.dots(f"{side}, tau {tau}", [(s, m) for t, s, m, _ in found[side] if t == tau])
+    figure("real_weights", [panel], width=420)
     arms = {f"{arm} {rate}": (config, {**BASE, **settings, "optim.learning_rate": value})
             for rate, value in RATES.items() for arm, (config, settings) in ARMS.items()}
     runs = sweep(program, folder, {arm.replace(" ", "-"): what for arm, what in arms.items()})
     figures = {
         "held-out accuracy": lambda run: benchmark(run)["accuracy"],
-        "best 5 steps in training": lambda run: max(mean(series(run, "reward/accuracy")[i : i + 5]) for i in range(36)),
+        "best 5 steps in training": lambda run: max(mean(series(run, "reward/accuracy")[i : i + 5]) for i in range(26)),
         "last 5 steps": lambda run: mean(series(run, "reward/accuracy")[-5:]),
         "entropy, last 5": lambda run: mean(series(run, "rollout/entropy")[-5:]),
         "gradient norm, largest": lambda run: max(series(run, "optim/grad_norm")),
@@ -80,15 +89,6 @@ def main():
         if arm.startswith("real"):
             print(f"\n{arm}: largest weight {max(max(series(r, 'objective/real/weight_max')) for r in runs[arm].values()):.3f} (bound 2)")
     panels = []
-    panel = Panel("gradient weight of a row (points: measured)", "score s, nats a token", "|dL/ds|")
-    for tau in (0.25, 0.5, 1.0):
-        every = [p for side in found.values() for p in side if p[0] == tau]
-        low, high = (f(p[1] for p in every) for f in (min, max))
-        for side, sign in (("right", 1), ("wrong", -1)):
-            grid = [low + (high - low) * i / 60 for i in range(61)]
-            panel.line(f"{side}, tau {tau}", [(s, 1 / tau / (1 + math.exp(sign * s / tau))) for s in grid])
-            panel.dots(f"{side}, tau {tau}", [(s, m) for t, s, m, _ in found[side] if t == tau])
-    panels.append(panel)
     for rate in RATES:
         panel = Panel(f"accuracy of rollouts, learning rate {rate}", "step (8 updates each)", "share right")
         for arm in ARMS:
