@@ -222,6 +222,18 @@ fn a_comparison_of_models_asked_otherwise_says_so_in_every_form() {
     assert!(table(&report).contains(&format!("\n  warning: {text}")));
 }
 
+/// A figure's legend names the models in it, and a remark is a sentence.
+#[test]
+fn a_benchmark_without_a_rival_has_no_legend_of_one() {
+    let (mut report, samples) = report("final", 0.8);
+    report.benchmarks[1].against.clear();
+    let page = html(&report, &samples).unwrap();
+    let legend = |title: &str| page.split(title).nth(1).unwrap().split("</figcaption>").next().unwrap().to_owned();
+    assert!(legend("<figcaption>addition: by level").contains("base"));
+    assert!(!legend("<figcaption>addition_hard: by level").contains("base"));
+    assert!(page.contains("</code>. Own records.</span>"));
+}
+
 /// The same results on both sides: neither gain nor loss, whatever the sign of zero.
 #[test]
 fn what_cannot_be_told_apart_has_no_colour() {

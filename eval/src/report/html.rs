@@ -5,7 +5,7 @@
 use serde_json::json;
 
 use super::chart::{COLOURS, Dots, Line, Spread, Unit, dots, histogram, lines};
-use super::table::{accuracy_rows, contamination_sentence, percent, range, sentences};
+use super::table::{accuracy_rows, as_sentence, contamination_sentence, percent, range, sentences};
 use super::{Against, Curve, Entry, Report};
 use crate::Result;
 use crate::metrics::{AtK, Conclusion, Estimate, Results, Wordings};
@@ -197,6 +197,7 @@ fn figure_section(report: &Report) -> String {
     let mut figures = figure("Accuracy with 95 % intervals", &legend(&series), &dots("Accuracy", &series, &rows));
     for entry in &report.benchmarks {
         let name = &entry.data.benchmark;
+        let series: Vec<String> = models(report, entry).iter().map(|(label, _)| (*label).to_owned()).collect();
         let of = |results: &Results, curve: fn(&Results) -> &Vec<AtK>| -> Vec<[f64; 4]> {
             let point = |at: &AtK| [at.k as f64, at.estimate.value, at.estimate.lower, at.estimate.upper];
             curve(results).iter().map(point).collect()
@@ -295,7 +296,7 @@ fn details(entry: &Entry, at: usize) -> String {
         data.items,
         escape(&data.source),
         escape(&data.sha256),
-        escape(&data.note)
+        escape(&as_sentence(&data.note))
     ));
     if let Some(found) = &data.contamination {
         out.push_str(&format!("<p>{}</p>", prose(&contamination_sentence(found))));

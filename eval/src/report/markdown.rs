@@ -1,6 +1,6 @@
 //! `report.md`: the report as a page for a repository or a pull request.
 
-use super::table::{accuracy_rows, contamination_sentence, percent, range, sentences};
+use super::table::{accuracy_rows, as_sentence, contamination_sentence, percent, range, sentences};
 use super::{Entry, Report};
 use crate::metrics::{AtK, Estimate};
 
@@ -57,7 +57,10 @@ fn section(entry: &Entry) -> String {
     let mut out = format!("\n## {}\n\n", data.benchmark);
     out.push_str(&format!(
         "{} problems from `{}`, SHA-256 `{}`. {}\n\n",
-        data.items, data.source, data.sha256, data.note
+        data.items,
+        data.source,
+        data.sha256,
+        as_sentence(&data.note)
     ));
     let sampling: Vec<String> = protocol.sampling.iter().map(|(name, value)| format!("{name} {value}")).collect();
     out.push_str(&format!(

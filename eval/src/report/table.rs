@@ -110,6 +110,12 @@ fn narrow(report: &Report, rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     rows.into_iter().enumerate().map(row).collect()
 }
 
+/// A remark as a sentence: with a capital and a full stop.
+pub(super) fn as_sentence(remark: &str) -> String {
+    let mut letters = remark.trim_end_matches('.').chars();
+    letters.next().map_or(String::new(), |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+}
+
 /// What the check against the training data found.
 pub(super) fn contamination_sentence(found: &Contamination) -> String {
     if found.exact + found.normalised + found.run == 0 {
