@@ -65,7 +65,12 @@ def train(program, folder, name, config, settings):
             shutil.rmtree(run)
         own = {"run.output": folder, "run.name": name}
         command = [program, "train", str(config), *flags({**QUIET, **settings, **own}), *(["--resume"] if saved else [])]
-        if limited(command, f"{run}.log") == 0:
+        status = limited(command, f"{run}.log")
+        # A run that was interrupted saves, says so and ends with status 0.
+        was_stopped = pathlib.Path(f"{run}.log").read_text()[-200:].rstrip().endswith("and `--resume`")
+        if status == 0 and was_stopped:
+            sys.exit(130)
+        if status == 0:
             (run / "done").touch()
     return run
 
