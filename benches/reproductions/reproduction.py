@@ -65,7 +65,12 @@ def train(program, folder, name, config, settings):
             shutil.rmtree(run)
         own = {"run.output": folder, "run.name": name}
         command = [program, "train", str(config), *flags({**QUIET, **settings, **own}), *(["--resume"] if saved else [])]
-        if limited(command, f"{run}.log") == 0:
+        status = limited(command, f"{run}.log")
+        # A run that was interrupted saves, says so and ends with status 0.
+        was_stopped = pathlib.Path(f"{run}.log").read_text()[-200:].rstrip().endswith("and `--resume`")
+        if status == 0 and was_stopped:
+            sys.exit(130)
+        if status == 0:
             (run / "done").touch()
     return run
 
@@ -257,11 +262,15 @@ class Panel:
         out.append(f'<text x="{left + width / 2}" y="{top + height + 31}" text-anchor="middle">{self.x}</text>')
         middle = top + height / 2
         out.append(f'<text x="{left - 42}" y="{middle}" text-anchor="middle" transform="rotate(-90 {left - 42} {middle})">{self.y}</text>')
-        at = left
+        at, row = left, top + height + 40
         for name in self.names:
-            out.append(f'<rect x="{at}" y="{top + height + 40}" width="10" height="10" fill="{self.colour(name)}"/>')
-            out.append(f'<text x="{at + 14}" y="{top + height + 49}">{name}</text>')
-            at += 26 + 6.3 * len(name)
+            size = 26 + 6.3 * len(name)
+            if at > left and at + size > left + width + 40:
+                at, row = left, row + 15
+            out.append(f'<rect x="{at:.1f}" y="{row}" width="10" height="10" fill="{self.colour(name)}"/>')
+            out.append(f'<text x="{at + 14:.1f}" y="{row + 9}">{name}</text>')
+            at += size
+        self.bottom = row + 20
         return "\n".join(out)
 
 
@@ -279,7 +288,7 @@ def figure(name, panels, width=330, height=200):
     body = "\n".join(panel.svg(60 + (width + 80) * at, 30, width, height) for at, panel in enumerate(panels))
     FIGURES.mkdir(parents=True, exist_ok=True)
     text = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{full}" height="{height + 95}" font-family="sans-serif" font-size="11">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{full}" height="{max(panel.bottom for panel in panels)}" font-family="sans-serif" font-size="11">\n'
         f'<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n'
     )
     (FIGURES / f"{name}.svg").write_text(text)
