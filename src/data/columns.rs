@@ -337,8 +337,9 @@ impl<'a> RowReader<'a> {
     fn worth(&self, row: &mut Fields, count: usize) -> Result<Worth> {
         let names = self.columns;
         let mut found = Vec::new();
-        let kinds: [(&Option<String>, &str, fn(Vec<f64>) -> Worth); 3] = [
-            (&names.scores, "scores", Worth::Scores),
+        type Made = fn(Vec<f64>) -> Worth;
+        let kinds = [
+            (&names.scores, "scores", Worth::Scores as Made),
             (&names.probs, "probs", Worth::Probs),
             (&names.ranks, "ranks", Worth::Ranks),
         ];
