@@ -57,7 +57,7 @@ pub(super) fn escape(text: &str) -> String {
 /// Our own words as HTML: what stands in backticks is code.
 fn prose(text: &str) -> String {
     let parts: Vec<String> = escape(text).split('`').map(str::to_owned).collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return escape(text);
     }
     let part = |(at, part): (usize, &String)| if at % 2 == 0 { part.clone() } else { format!("<code>{part}</code>") };

@@ -192,7 +192,7 @@ fn escape(text: &str) -> String {
 /// Our own words, in which backticks mark code: all is text but those.
 fn prose(text: &str) -> String {
     let parts: Vec<&str> = text.split('`').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return escape(text);
     }
     let part = |(at, part): (usize, &&str)| if at % 2 == 0 { escape(part) } else { code(part) };
