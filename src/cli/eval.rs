@@ -10,7 +10,6 @@ use candlewick::config::{
 use candlewick::data::{self, DataConfig};
 use candlewick::eval::{self, Exam, Outcome, Sitting, Training};
 use candlewick::hub::Hub;
-use candlewick::rollout::Sampling;
 use candlewick::train::evaluate::line;
 use candlewick::train::policy::Policy;
 use candlewick_eval::report::table;
@@ -321,9 +320,6 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
         min_p: decoding.min_p,
         stop: Vec::new(),
     };
-    if let Err(error) = Sampling::from(&tokens).validate() {
-        return refuse(error.to_string());
-    }
     let settings = EvalConfig {
         soft: None,
         benchmarks: arguments.benchmarks.clone(),

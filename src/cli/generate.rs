@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candlewick::config::{Device, DiscreteConfig, ModelConfig};
 use candlewick::data::{DataConfig, Prompt};
 use candlewick::model::chat_template::Message;
@@ -71,19 +71,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
     let flag = if arguments.chat { Some("--chat") } else { arguments.system.as_ref().map(|_| "--system") };
     if let Some(flag) = flag.filter(|_| !has_template) {
-        bail!(
+        return Err(Usage(format!(
             "the checkpoint `{}` has no chat template, which `{flag}` needs: leave it out to continue plain text, or add a chat_template.jinja",
             arguments.model
-        );
+        ))
+        .into());
     }
     let mut messages: Vec<Message> = arguments.system.iter().map(Message::system).collect();
-    let has_template = policy.renderer.text(&Prompt::Messages(vec![Message::user("x")])).is_ok();
-    for (flag, _) in [("--system", arguments.system.is_some()), ("--chat", arguments.chat)].iter().filter(|f| f.1) {
-        if !has_template {
-            let message = format!("`{flag}` needs a model with a chat template, and `{}` has none", arguments.model);
-            return Err(Usage(message).into());
-        }
-    }
     if arguments.chat {
         let is_terminal = std::io::stdin().is_terminal();
         loop {

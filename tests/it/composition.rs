@@ -18,8 +18,8 @@ const STAGES: [(&str, Stage); 9] = [
         "prompts",
         &[
             ("shuffle", "[prompts.shuffle]\nper_step = 4"),
-            ("dynamic", "[prompts.dynamic]\nper_step = 4\nmax_draws = 3"),
-            ("pairing", "[prompts.pairing]\npairs = 2\nwindow = 16\nband = 6\nfallback = \"midrange\""),
+            ("dynamic", "[prompts.dynamic]\nper_step = 2\nmax_draws = 12"),
+            ("pairing", "[prompts.pairing]\npairs = 2\nwindow = 16\nband = 6\nmax_draws = 12"),
         ],
     ),
     (
@@ -71,7 +71,7 @@ const STAGES: [(&str, Stage); 9] = [
             ("normalize_then_sum", "mix = { normalize_then_sum = {} }"),
             ("constrained", "mix = { constrained = { thresholds = { repetition = -0.3 }, base = \"rewards\" } }"),
             ("correlation", "mix = { correlation = {} }"),
-            ("hypervolume", "mix = { hypervolume = {} }"),
+            ("hypervolume", "mix = { hypervolume = { every = 1 } }"),
             ("gradient", "mix = { gradient = {} }"),
         ],
     ),
@@ -89,7 +89,7 @@ const STAGES: [(&str, Stage); 9] = [
             ("grpo", "[objective.grpo]"),
             ("real", "[objective.real]"),
             ("adpo", "[objective.adpo]"),
-            ("soft_grpo", "[objective.soft_grpo]\nbeta = 0.0"),
+            ("soft_grpo", "[objective.soft_grpo]\nbeta = 0.05"),
             ("distill", "[objective.distill]"),
         ],
     ),
@@ -122,7 +122,11 @@ fn refusal(a: &str, b: &str) -> Option<&'static str> {
         (Some(estimator), Some("normalize_then_sum" | "constrained" | "correlation"), ..) if estimator != "none" => {
             Some("[advantage.none]")
         }
+        (_, Some("normalize_then_sum" | "constrained" | "correlation"), _, Some(_)) if reads_none => {
+            Some("[advantage.none]")
+        }
         (_, Some(_), _, Some(_)) if reads_none => Some("reads no advantages"),
+        (_, _, Some("tw"), Some("soft_grpo")) => Some("has no soft steps to learn from"),
         (Some("absent"), _, Some("resrl" | "tw"), _) => Some("missing section [advantage.group]"),
         (Some("pairing"), ..) if has("prompts.shuffle") || has("prompts.dynamic") => {
             Some("which only [prompts.pairing] makes")
@@ -130,6 +134,8 @@ fn refusal(a: &str, b: &str) -> Option<&'static str> {
         (Some("absent"), _, _, Some(_)) if !reads_none => Some("missing section [advantage.group]"),
         (Some(estimator), _, _, Some(_)) if reads_none && estimator != "absent" => Some("reads no advantages"),
         (_, _, Some("resrl" | "tw"), Some("real" | "adpo" | "distill")) => Some("reads no credit"),
+        _ if is("prompts.pairing", "rollouts.dual_mirror") => Some("the other of its pair alone"),
+        (Some("pairing"), ..) if has("rollouts.dual_mirror") => Some("which only [prompts.pairing] makes"),
         _ if is("rollout.discrete", "objective.soft_grpo") => Some("has no soft steps to learn from"),
         _ if is("rollout.soft", "objective.distill") || is("rollout.soft", "credit.tw") => {
             Some("cannot learn from soft steps")
@@ -138,9 +144,20 @@ fn refusal(a: &str, b: &str) -> Option<&'static str> {
     }
 }
 
+/// The tiny checkpoint never saw a told length: under one it is so seldom right that no group is mixed, and
+/// `prompts.dynamic` rightly stops the run.
+fn is_hopeless(a: &str, b: &str) -> bool {
+    let is = |x: &str| a == x || b == x;
+    is("prompts.dynamic") && is("tokens.curriculum")
+}
+
+fn goes(a: Choice, b: Choice) -> bool {
+    refusal(&name(a), &name(b)).is_none() && !is_hopeless(&name(a), &name(b))
+}
+
 fn fits(row: &[Option<usize>], choice: Choice) -> bool {
     (0..row.len()).all(|stage| match row[stage] {
-        Some(variant) if stage != choice.0 => refusal(&name((stage, variant)), &name(choice)).is_none(),
+        Some(variant) if stage != choice.0 => goes((stage, variant), choice),
         _ => true,
     })
 }
@@ -155,6 +172,7 @@ fn config(row: &Row, rates: &Path) -> String {
     };
     let reference = match STAGES[7].1[row[7]].0 {
         "distill" => "[model.reference]\npath = \"configs/quickstart\"\n",
+        "soft_grpo" => "[model.reference]\n",
         _ => "",
     };
     let mut text = format!(
@@ -163,7 +181,7 @@ fn config(row: &Row, rates: &Path) -> String {
          [data]\ntrain = \"generated:sums\"\n{told}{probe}[data.generated]\nstyle = \"bare\"\ncount = 60\n\
          [reward]\nverdict = \"math\"\n[reward.math]\nextract = \"last_number\"\nrequire_finished = true\n\
          [reward.repetition]\nngram_size = 1\n\
-         [optim]\nlearning_rate = 1e-3\nschedule = \"constant\"\n"
+         [optim]\nlearning_rate = 2e-4\nschedule = \"constant\"\n"
     );
     for stage in 0..STAGES.len() {
         text.push_str(lines(stage));
@@ -174,8 +192,7 @@ fn config(row: &Row, rates: &Path) -> String {
 
 /// Rows in which every pair of variants that fit stands at least once, found greedily.
 fn covering() -> Vec<Row> {
-    let mut open: BTreeSet<(Choice, Choice)> =
-        pairs().filter(|(a, b)| refusal(&name(*a), &name(*b)).is_none()).collect();
+    let mut open: BTreeSet<(Choice, Choice)> = pairs().filter(|(a, b)| goes(*a, *b)).collect();
     let mut rows = Vec::new();
     while let Some(&(a, b)) = open.first() {
         let mut row = vec![None; STAGES.len()];
@@ -312,12 +329,14 @@ fn variants_that_do_not_fit_are_refused_with_a_reason() {
     }
 }
 
-/// The first two steps of each single exchange, against the same config without it.
+/// The first four steps of each single exchange, against the same config without it.
 #[test]
 fn exchanging_a_variant_changes_the_update() {
     let bench = Bench::new();
     let update = |row: &Row, name: &str| {
-        let output = bench.train(row, name, false);
+        // What remembers earlier steps needs some.
+        let output =
+            bench.run.command(&bench.file(row, name), name, &["run.steps=4", "run.save_every=0"]).output().unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         let figures = |s: &Value| [&s["objective/loss"], &s["optim/grad_norm"]].map(|v| v.as_f64().unwrap().to_bits());
         bench.steps(name).iter().map(figures).collect::<Vec<_>>()

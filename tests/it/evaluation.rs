@@ -266,7 +266,7 @@ fn generated_problems_are_text_for_a_base_model() {
     }
     for (flag, value) in [("--chat", None), ("--system", Some("Be brief."))] {
         let done = folder.run(&[&["generate", &model, flag][..], value.as_slice()].concat());
-        assert_eq!(done.status, 1);
+        assert_eq!(done.status, 2);
         assert!(done.stderr.contains(&format!("has no chat template, which `{flag}` needs")), "{}", done.stderr);
         assert!(!done.stderr.contains("data.conversational"), "{}", done.stderr);
     }

@@ -183,6 +183,14 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
 
 /// Who marks pairs and who reads them; labels that are labels; rates that something reads.
 fn rates(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
+    let rollouts = config.budget.as_ref().map(|b| b.rollouts.variant());
+    if matches!(config.prompts, Some(PromptsConfig::Pairing(_))) && rollouts == Some("dual_mirror") {
+        let message = "a price may leave a prompt without rollouts, and the other of its pair alone: [prompts.pairing] needs both";
+        findings.push(Finding {
+            help: Some("use [budget.rollouts.uniform] or [budget.rollouts.knapsack]".into()),
+            ..Finding::at("budget.rollouts.dual_mirror", message)
+        });
+    }
     let reads_pairs = stages.advantage.as_ref().is_some_and(|a| a.reads_pairs());
     if reads_pairs && !matches!(config.prompts, Some(PromptsConfig::Pairing(_)) | None) {
         let path = stage("advantage", config.advantage.as_ref().map(|a| a.variant()));
