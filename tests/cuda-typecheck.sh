@@ -34,5 +34,5 @@ if [ $mode = ptx ]; then : >"$folder/$source.ptx"
 elif [ -n "$target" ]; then printf '!<arch>\n' >"$target"; fi
 STANDIN
 chmod +x "$toolkit/bin/nvcc"
-export CUDA_HOME=$toolkit CUDA_PATH=$toolkit PATH="$toolkit/bin:$PATH" CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
+export CUDARC_CUDA_VERSION=13000 CUDA_HOME=$toolkit CUDA_PATH=$toolkit PATH="$toolkit/bin:$PATH" CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 cargo clippy --features cuda --all-targets --target-dir "$folder" -- -D warnings
