@@ -15,7 +15,7 @@ use candlewick_algorithms::objective::{Objective, ObjectiveConfig, Reads, Rows};
 use candlewick_rewards::{ConfigError, Rewards};
 
 use super::load::{Finding, nearest};
-use super::{Config, Kind, TrainConfig, values};
+use super::{Config, Kind, ReferenceConfig, TrainConfig, values};
 
 /// The stages of a config, built.
 struct Stages {
@@ -220,6 +220,10 @@ fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     }
     if reference.sync_steps.is_some() {
         moving(config, findings);
+    } else if reference.mixup_alpha != ReferenceConfig::default().mixup_alpha {
+        let message =
+            "nothing reads `model.reference.mixup_alpha`: without `sync_steps` the reference stays where it is";
+        findings.push(Finding { is_key: false, ..Finding::at("model.reference.mixup_alpha", message) });
     }
     if let Some(path) = reference.path.as_ref().filter(|p| p.ends_with(".gguf")) {
         gguf(path, reference.revision.is_some(), findings);

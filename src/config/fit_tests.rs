@@ -309,3 +309,14 @@ fn adapters_name_layers_that_there_are() {
     let message = refused(ONLINE, &["model.lora.targets=['q_prj']"]);
     assert!(message.starts_with("`model.lora.targets` names `q_prj`: did you mean `q_proj`?"), "{message}");
 }
+
+#[test]
+fn a_reference_that_moves_is_the_policys_own_and_whole() {
+    let kl = &["objective.grpo.beta=0.1"][..];
+    let with = |sets: &[&'static str]| refused(ONLINE, &[kl, sets].concat());
+    assert!(with(&["model.reference.mixup_alpha=0.1"]).starts_with("nothing reads `model.reference.mixup_alpha`"));
+    assert!(with(&["model.reference.sync_steps=0"]).contains("must be a whole number >= 1"));
+    assert!(with(&["model.reference={ sync_steps = 8, mixup_alpha = 0.0 }"]).contains("cannot be 0"));
+    assert!(with(&["model.reference={ sync_steps = 8, path = 'other' }"]).contains("the policy's own checkpoint"));
+    assert!(with(&["model.reference.sync_steps=8", "model.lora.rank=4"]).contains("full fine-tuning"));
+}

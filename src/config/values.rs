@@ -85,12 +85,6 @@ fn model(config: &Config, values: &mut Values) {
         let alpha = reference.mixup_alpha;
         let rule = "a share lies above 0 and up to 1";
         values.require("model.reference.mixup_alpha", alpha, alpha > 0.0 && alpha <= 1.0, rule);
-        if reference.sync_steps == Some(0) {
-            values.refuse(
-                "model.reference.sync_steps",
-                "`model.reference.sync_steps` = 0 is never: remove it, or set 1 or more",
-            );
-        }
     }
     let Some(lora) = &config.model.lora else { return };
     values.require("model.lora.alpha", lora.alpha, lora.alpha > 0.0, "the adapter would do nothing: set it above 0");

@@ -69,44 +69,34 @@ impl Decoder {
         upstream: &[RowGrad],
         grads: &mut Grads,
     ) -> Result<Tensor> {
-        in_pool(|| self.rows_backward_here(hidden, at, function, values, upstream, grads))
-    }
-
-    fn rows_backward_here(
-        &self,
-        hidden: &Tensor,
-        at: &[u32],
-        function: &dyn AnyRowFunction,
-        values: &[RowValue],
-        upstream: &[RowGrad],
-        grads: &mut Grads,
-    ) -> Result<Tensor> {
-        ensure!(at.len() == values.len() && at.len() == upstream.len(), "one value and one gradient a row");
-        let weight = self.params.value(self.head).clone();
-        let d_hidden = Tensor::zeros(hidden.dims(), ops::wide(hidden.dtype()), hidden.device())?;
-        let live: Vec<usize> = (0..at.len()).filter(|&r| !upstream[r].is_zero()).collect();
-        for rows in live.chunks(ROWS_A_CHUNK) {
-            let at: Vec<u32> = rows.iter().map(|&r| at[r]).collect();
-            let h = embedding::forward(&at, hidden)?; // [R,C]
-            let logits = linear::forward(&h, &weight, None)?; // [R,V]
-            let d_logits = match on_device(function, &logits) {
-                Some(token) => composed_backward(&logits, rows, &token, values, upstream)?,
-                None => {
-                    let on_host = host(&logits)?;
-                    match on_host.dtype() {
-                        DType::F64 => backward_rows(&on_host, rows, function.double(), values, upstream)?,
-                        _ => backward_rows(&on_host, rows, function.single(), values, upstream)?,
+        in_pool(|| {
+            ensure!(at.len() == values.len() && at.len() == upstream.len(), "one value and one gradient a row");
+            let weight = self.params.value(self.head).clone();
+            let d_hidden = Tensor::zeros(hidden.dims(), ops::wide(hidden.dtype()), hidden.device())?;
+            let live: Vec<usize> = (0..at.len()).filter(|&r| !upstream[r].is_zero()).collect();
+            for rows in live.chunks(ROWS_A_CHUNK) {
+                let at: Vec<u32> = rows.iter().map(|&r| at[r]).collect();
+                let h = embedding::forward(&at, hidden)?; // [R,C]
+                let logits = linear::forward(&h, &weight, None)?; // [R,V]
+                let d_logits = match on_device(function, &logits) {
+                    Some(token) => composed_backward(&logits, rows, &token, values, upstream)?,
+                    None => {
+                        let on_host = host(&logits)?;
+                        match on_host.dtype() {
+                            DType::F64 => backward_rows(&on_host, rows, function.double(), values, upstream)?,
+                            _ => backward_rows(&on_host, rows, function.single(), values, upstream)?,
+                        }
+                        on_host.to_device(hidden.device())?
                     }
-                    on_host.to_device(hidden.device())?
+                };
+                let d_logits = d_logits.to_dtype(hidden.dtype())?;
+                embedding::accumulate(&d_hidden, &at, &linear::backward_input(&d_logits, &weight)?)?;
+                if let Some(slot) = grads.slot(&self.params, self.head)? {
+                    linear::accumulate_weight(slot, &d_logits, &h, 1.0)?;
                 }
-            };
-            let d_logits = d_logits.to_dtype(hidden.dtype())?;
-            embedding::accumulate(&d_hidden, &at, &linear::backward_input(&d_logits, &weight)?)?;
-            if let Some(slot) = grads.slot(&self.params, self.head)? {
-                linear::accumulate_weight(slot, &d_logits, &h, 1.0)?;
             }
-        }
-        Ok(d_hidden.to_dtype(hidden.dtype())?)
+            Ok(d_hidden.to_dtype(hidden.dtype())?)
+        })
     }
 }
 

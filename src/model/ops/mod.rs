@@ -168,8 +168,7 @@ pub fn composed<R>(work: impl FnOnce() -> R) -> R {
 
 /// Runs `work` on a thread of the pool, where a parallel loop begins at once.
 ///
-/// A caller from outside hands each loop over and sleeps until it is done: some 10 microseconds each, and a decoding step has
-/// two hundred loops.
+/// A caller from outside hands each loop over and sleeps until it is done, and a decoding step has more than a hundred loops.
 pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     // The choice of versions belongs to this thread.
     if IS_COMPOSED.get() { work() } else { rayon::scope(|_| work()) }
