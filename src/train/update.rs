@@ -1,18 +1,20 @@
 //! One update: objective at the leaves, gradient pulled back through the model, optimiser step.
 //!
 //! The batch is cut into micro-batches of packed rows: a group's prompt stands once, completions
-//! follow it, nothing is padded. If there is one micro-batch, or the loss is a sum over rows, each is
-//! run forward once with its tape kept. A loss that couples rows over several micro-batches is
+//! follow it, nothing is padded. If there is one micro-batch, or the loss is a sum over rows or groups that fit
+//! into one, each is run forward once with its tape kept. A loss that couples rows over several micro-batches is
 //! evaluated on a scoring pass first; its gradients at the leaves are exact either way.
 //! Rows whose tokens are all masked are not run at all, nor, where the objective allows it, rows
 //! whose advantage is zero.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Tensor, Var};
 use candlewick_algorithms::batch::{Advantages, Soft};
-use candlewick_algorithms::objective::{Leaves, Objective};
+use candlewick_algorithms::objective::{Leaves, Objective, Rows};
 use candlewick_algorithms::packing::best_fit_decreasing;
 use candlewick_algorithms::row::soft::{SoftLogp, Step, weights};
 use candlewick_algorithms::row::token::TokenLogp;
@@ -130,20 +132,9 @@ fn pack<'a>(batch: &Batch, families: impl Iterator<Item = &'a Family>) -> MicroB
     micro
 }
 
-/// The same for objectives that compare the rows of a group: no group is cut. Rows outside `rows` are left out.
-///
-/// A group longer than the limit is a micro-batch of its own.
-pub fn group_micro_batches(batch: &Batch, rows: &[usize], limit: usize) -> Vec<MicroBatch> {
-    let mut micros = Vec::new();
-    for part in cut_between_groups(batch, rows, limit) {
-        micros.extend(micro_batches(batch, &part, usize::MAX));
-    }
-    micros
-}
-
 /// Rows in runs of whole groups of about `limit` tokens; a prompt that neighbours share counts once.
 pub(super) fn cut_between_groups(batch: &Batch, rows: &[usize], limit: usize) -> Vec<Vec<usize>> {
-    let is_in: std::collections::HashSet<usize> = rows.iter().copied().collect();
+    let is_in: HashSet<usize> = rows.iter().copied().collect();
     let (mut parts, mut open, mut size): (Vec<Vec<usize>>, Vec<usize>, usize) = (Vec::new(), Vec::new(), 0);
     for group in batch.groups() {
         let members: Vec<usize> = group.filter(|i| is_in.contains(i)).collect();
@@ -194,17 +185,12 @@ pub fn gradient(
         return super::score::gradient(policy, objective, batch, grads, dropout);
     }
     let is_live = live_rows(objective, batch);
-    let rows: Vec<usize> = (0..batch.rows()).filter(|&i| is_live[i]).collect();
-    let micros = match objective.couples_group() {
-        true => group_micro_batches(batch, &rows, policy.micro_tokens),
-        false => micro_batches(batch, &rows, policy.micro_tokens),
-    };
+    let units = units(objective, batch, &is_live, policy.micro_tokens);
     let teaching = objective.divergence().map(|d| Teaching::new(policy, batch, d)).transpose()?;
     let mut pull =
         Pull { decoder: &policy.decoder, batch, teaching, temperature, with_entropy: needs.entropy_leaf, grads };
     let pass = Pass { keep: policy.keep, dropout, ..Pass::SCORE };
-    let mut update =
-        Update { tokens: micros.iter().map(|m| m.pack.len()).sum(), micro_batches: micros.len(), ..Update::default() };
+    let mut update = Update::default();
     // Rows that are not run keep the values they were sampled with: their gradient is zero.
     let resting = |rows: &[usize]| -> Cells {
         let mut cells = Cells::new(rows.len(), batch.width(), &needs);
@@ -216,46 +202,69 @@ pub fn gradient(
         }
         cells
     };
-    if micros.len() <= 1 || objective.couples_rows() {
-        let all: Vec<usize> = (0..batch.rows()).collect();
-        let mut cells = resting(&all);
+    for Unit { rows, micros } in &units {
+        update.tokens += micros.iter().map(|m| m.pack.len()).sum::<usize>();
+        update.micro_batches += micros.len();
+        let mut place = vec![usize::MAX; batch.rows()];
+        rows.iter().enumerate().for_each(|(i, &row)| place[row] = i);
+        let mut cells = resting(rows);
+        // A tape is kept where there is one only; else it is made again after the loss is known.
+        let is_only = micros.len() == 1;
+        let keep = if is_only { pass.keep } else { Keep::Nothing };
         let mut only = None;
-        for micro in &micros {
-            let is_only = micros.len() == 1;
-            let keep = if is_only { pass.keep } else { Keep::Nothing };
+        for micro in micros {
             let (tape, values) = pull.forward(micro, Pass { keep, ..pass })?;
-            cells.write(&values, micro, |row| row);
+            cells.write(&values, micro, |row| place[row]);
             only = is_only.then_some((tape, values));
         }
-        let leaf = leaf_gradients(objective, batch, &cells, &mut update)?;
-        match only {
-            Some((tape, values)) => pull.back(tape, &micros[0], &values, &leaf.at(&micros[0], |row| row))?,
-            None => {
-                for micro in &micros {
-                    let (tape, values) = pull.forward(micro, pass)?;
-                    pull.back(tape, micro, &values, &leaf.at(micro, |row| row))?;
-                }
-            }
+        let part = if rows.len() == batch.rows() { Cow::Borrowed(batch) } else { Cow::Owned(batch.select(rows)) };
+        let leaf = leaf_gradients(objective, &part, &cells, &mut update)?;
+        for micro in micros {
+            let (tape, values) = match only.take() {
+                Some(kept) => kept,
+                None => pull.forward(micro, pass)?,
+            };
+            pull.back(tape, micro, &values, &leaf.at(micro, |row| place[row]))?;
         }
-        return Ok(update);
-    }
-    let mut seen = vec![false; batch.rows()];
-    for micro in &micros {
-        let (tape, values) = pull.forward(micro, pass)?;
-        let mut place = vec![usize::MAX; batch.rows()];
-        micro.rows.iter().enumerate().for_each(|(i, &row)| place[row] = i);
-        micro.rows.iter().for_each(|&row| seen[row] = true);
-        let mut cells = resting(&micro.rows);
-        cells.write(&values, micro, |row| place[row]);
-        let leaf = leaf_gradients(objective, &batch.select(&micro.rows), &cells, &mut update)?;
-        pull.back(tape, micro, &values, &leaf.at(micro, |row| place[row]))?;
-    }
-    // The rows that were not run still count in the loss and the metrics.
-    let rest: Vec<usize> = (0..batch.rows()).filter(|&i| !seen[i]).collect();
-    if !rest.is_empty() {
-        leaf_gradients(objective, &batch.select(&rest), &resting(&rest), &mut update)?;
     }
     Ok(update)
+}
+
+/// Rows whose loss is computed together, and the micro-batches that they are run in. Rows that rest are in none.
+struct Unit {
+    rows: Vec<usize>,
+    micros: Vec<MicroBatch>,
+}
+
+/// The whole batch where all rows are coupled; else as few rows as the objective allows. A group of rollouts longer
+/// than `limit` is run in several micro-batches, a pair in one.
+fn units(objective: &dyn Objective, batch: &Batch, is_live: &[bool], limit: usize) -> Vec<Unit> {
+    let all = || 0..batch.rows();
+    let live: Vec<usize> = all().filter(|&i| is_live[i]).collect();
+    if objective.couples_rows() {
+        return vec![Unit { rows: all().collect(), micros: micro_batches(batch, &live, limit) }];
+    }
+    let mut units = Vec::new();
+    if objective.couples_group() {
+        let is_pairs = matches!(objective.rows(), Rows::Pairs { .. } | Rows::PassFail);
+        for part in cut_between_groups(batch, &live, limit) {
+            let groups: HashSet<usize> = part.iter().map(|&i| batch.group[i]).collect();
+            let rows = all().filter(|&i| groups.contains(&batch.group[i])).collect();
+            let micros = micro_batches(batch, &part, if is_pairs { usize::MAX } else { limit });
+            units.push(Unit { rows, micros });
+        }
+    } else {
+        let of = |micro: MicroBatch| Unit { rows: micro.rows.clone(), micros: vec![micro] };
+        units.extend(micro_batches(batch, &live, limit).into_iter().map(of));
+    }
+    // The rows that are not run still count in the loss and the metrics.
+    let mut is_seen = vec![false; batch.rows()];
+    units.iter().flat_map(|unit| &unit.rows).for_each(|&row| is_seen[row] = true);
+    let rest: Vec<usize> = all().filter(|&i| !is_seen[i]).collect();
+    if !rest.is_empty() {
+        units.push(Unit { rows: rest, micros: Vec::new() });
+    }
+    units
 }
 
 /// The first step whose gradient is not zero must reach every trainable parameter, but an embedding

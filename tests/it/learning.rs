@@ -128,6 +128,9 @@ fn micro_batches_change_nothing_in_a_whole_update() {
         ("top entropy", json!({"loss": "dapo", "top_entropy_quantile": 0.3})),
         ("sft", json!(null)),
         ("real", json!({})),
+        ("real", json!({"loss": "bce"})),
+        ("real", json!({"loss": "product", "keep_pure_groups": true})),
+        ("real", json!({"entropy_coef": 0.01})),
         ("adpo", json!({"tau": 2.0, "beta_anchor_kl": 0.1})),
     ];
     for (name, settings) in objectives {

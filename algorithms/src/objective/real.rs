@@ -240,8 +240,13 @@ impl Objective for Real {
         Reads { verdict: true, ..Reads::default() }
     }
 
+    /// `bce` is a mean over the rows that take part, penalty and bonus are means over all tokens of the batch.
     fn couples_rows(&self) -> bool {
-        true
+        self.loss == RealLoss::Bce || self.beta > 0.0 || self.entropy_coef > 0.0
+    }
+
+    fn couples_group(&self) -> bool {
+        !self.couples_rows()
     }
 
     fn compares_within_group(&self) -> bool {

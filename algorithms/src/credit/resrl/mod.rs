@@ -6,7 +6,10 @@ pub mod subspace;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use candle_core::Tensor;
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -248,12 +251,16 @@ impl Credit for Resrl {
         let hidden = batch.hidden.take().ok_or(Error::MissingColumn { stage: STAGE, column: "hidden" })?;
         let mut credit = Table::filled(batch.rows(), batch.width(), 1.0);
         let (mut metrics, mut spread) = (Metrics::new(), Vec::new());
-        for group in batch.groups() {
+        let one = |group: &Range<usize>| -> Result<Group> {
             for i in group.clone() {
                 check_states(batch, i, &hidden[i], self.layer)?;
             }
             let states: Vec<&Tensor> = hidden[group.clone()].iter().collect();
-            let done = self.weigh(&states, &batch.verdict[group.clone()], None, batch.group[group.start] as u64)?;
+            self.weigh(&states, &batch.verdict[group.clone()], None, batch.group[group.start] as u64)
+        };
+        let groups = batch.groups();
+        let weighed = groups.par_iter().map(one).collect::<Result<Vec<Group>>>()?;
+        for (group, done) in groups.into_iter().zip(weighed) {
             report(&done, self.rank, &mut metrics);
             let mut weights = done.weights.into_iter();
             for i in group {
