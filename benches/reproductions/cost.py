@@ -1,8 +1,8 @@
 """Seconds a step and peak memory of each method against plain GRPO at the same batch, on the quickstart's tiny decoder.
 
-python3 benches/reproductions/cost.py PROGRAM FOLDER
+python3 benches/reproductions/cost.py PROGRAM FOLDER [MODEL]
 
-32 prompts x 8 rollouts, two mini-batches, two threads, no other work on the machine. The learning rate is 1e-12, so that the policy and, with one seed,
+With MODEL, a folder with SmolLM2-135M-Instruct, on that: one-digit addition, 4 prompts x 8 rollouts of up to 24 tokens. Else 32 prompts x 8 rollouts, two mini-batches, two threads, no other work on the machine. The learning rate is 1e-12, so that the policy and, with one seed,
 the samples stay the same; methods that choose other prompts or lengths train on other numbers of tokens, which the table shows. Arms take
 turns, so that drift of the machine falls on all of them; a figure is the median over steps of all turns. STEPS (12) and TURNS (2).
 """
@@ -11,6 +11,7 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 
 from reproduction import Panel, arguments, figure, flags, rows
 
@@ -30,11 +31,26 @@ BASE = {
 }
 
 
+# What MODEL's runs have in place of the quickstart's.
+REAL_SIZE = {
+    "data.generated": "{}",
+    "data.train": "generated:addition",
+    "data.validation": "0.3",
+    "prompts.shuffle.per_step": 4,
+    "budget.tokens.fixed.limit": 24,
+}
+
+
 def main():
+    model = sys.argv.pop() if len(sys.argv) == 4 else None
     program, folder = arguments()
     rates = folder / "rates.jsonl"
+    if model:
+        BASE.update(REAL_SIZE, **{"model.path": os.path.realpath(model)})
+        del BASE["data.generated.count"]
+    size = {k: v for k, v in BASE.items() if k.startswith(("data.", "model.", "budget."))}
     if not rates.exists():
-        subprocess.run([program, "probe", QUICKSTART, *flags({"data.generated.count": 400}), "--rollouts", "16", "--output", rates], check=True)
+        subprocess.run([program, "probe", QUICKSTART, *flags(size), "--rollouts", "16", "--output", rates], check=True)
     here = "benches/reproductions"
     arms = {
         "grpo": (QUICKSTART, {}),
@@ -43,12 +59,19 @@ def main():
         "knapsack": (QUICKSTART, {"budget.rollouts.knapsack.mean": 8, "data.probe": rates}),
         "curriculum": (QUICKSTART, {"budget.tokens.curriculum": "{ start = 48, limit = 56, schedule = { drops = { end = 47, drops = 1 } } }", "data.told": "'{tokens};{prompt}'",
                        "reward.length.r_max": 1.0, "advantage.group.weights": "{ math = 0.6, length = 0.3 }"}),
-        "resrl": (QUICKSTART, {"credit.resrl.rank": 16, "credit.resrl.min_positive_tokens": 32}),
+        "resrl": (QUICKSTART, {"credit.resrl.rank": 16, "credit.resrl.min_positive_tokens": 16 if model else 32}),
         "tw": (QUICKSTART, {"credit.tw": "{}"}),
         "soft_grpo": (QUICKSTART, {"rollout.soft": "{ think_end = ',', tau = 0.1 }", "objective.soft_grpo": "{ beta = 0.0 }"}),
         "adpo": (f"{here}/adpo.toml", {}),
         "distill": (f"{here}/distill.toml", {"model.reference.path": "configs/quickstart"}),
     }
+    if model:
+        arms["pairing"][1]["prompts.pairing.pairs"] = 2
+        del arms["pairing"][1]["data.train"]
+        arms["curriculum"][1].update({"budget.tokens.curriculum": "{ start = 16, limit = 24, schedule = { drops = { end = 15, drops = 1 } } }",
+                                      "data.told": "'{prompt} Use about {tokens} tokens.'"})
+        arms["soft_grpo"][1]["rollout.soft"] = "{ think_end = '#', tau = 0.1 }"
+        arms["distill"][1]["model.reference.path"] = BASE["model.path"]
     seconds, tokens, memory, parts = ({arm: [] for arm in arms} for _ in range(4))
     environment = {**os.environ, "RAYON_NUM_THREADS": "2"}
     for turn in range(TURNS):
@@ -82,7 +105,7 @@ def main():
     for arm in arms:
         if parts[arm]:
             print(f"| {arm} | " + " | ".join(f"{1e3 * statistics.median(row.get(n, 0.0) for row in parts[arm]):.1f}" for n in names) + " |")
-    figure("cost", [bars], width=620)
+    figure("cost_smollm2" if model else "cost", [bars], width=620)
 
 
 if __name__ == "__main__":

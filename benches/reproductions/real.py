@@ -2,7 +2,7 @@
 
 python3 benches/reproductions/real.py PROGRAM FOLDER
 
-Two learning rates: the quickstart's own, and three times it, where several updates a batch are known to hurt. The weights are measured on
+Three learning rates: the quickstart's own, three times it and a quarter of it. The weights are measured on
 groups of one right and one wrong rollout, where a score is a row's own: two updates a batch, the first at s = 0 and known, so that the
 mean over both that the program reports gives the second's s and weight.
 """
@@ -26,7 +26,7 @@ ARMS = {
     "dapo": (QUICKSTART, {"objective.grpo.epsilon_high": 0.28}),
     "real": (REAL, {}),
 }
-RATES = {"2e-4": 2e-4, "6e-4": 6e-4}
+RATES = {"5e-5": 5e-5, "2e-4": 2e-4, "6e-4": 6e-4}
 
 
 def weights(program, folder):

@@ -17,7 +17,8 @@ const LANES: usize = 8;
 /// A squared length that a rotation shrinks by more than this is computed anew: its update has cancelled.
 const CANCELLED: f64 = 1e-4;
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+/// The scalar product of vectors of one length.
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
     let mut sums = [0.0; LANES];

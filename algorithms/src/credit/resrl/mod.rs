@@ -1,5 +1,6 @@
 //! `credit.resrl`: tokens of wrong completions are pushed down as far as they differ from right ones.
 
+mod eigen;
 mod jacobi;
 pub mod subspace;
 

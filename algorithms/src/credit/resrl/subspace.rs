@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use super::eigen::eigen;
 use super::jacobi::{self, Columns};
 use crate::rng::Rng;
 use crate::{Error, Result};
@@ -42,8 +43,9 @@ impl Subspace {
     /// The `rank` leading principal directions of rows [M,H] about their mean; M >= 1.
     ///
     /// Exact (in f64) while M or H is small, else randomised subspace iteration (Halko and
-    /// others, arXiv 0909.4061) whose tall products are in the rows' own type. Rows that are all the
-    /// same give no direction.
+    /// others, arXiv 0909.4061) whose tall products are in the rows' own type. Rows in f64 are decomposed
+    /// themselves, others through their Gram matrix, which loses what lies 8 digits below the largest singular value.
+    /// Rows that are all the same give no direction.
     ///
     /// Errors: [`Error::Tensor`] if a decomposition fails.
     pub fn fit(rows: &Tensor, rank: usize) -> Result<Self> {
@@ -64,7 +66,8 @@ impl Subspace {
         let least = if rows.dtype() == DType::F64 { 1e-12 } else { 1e-6 };
         let kept = values.iter().take(rank).filter(|s| **s > least * values[0]).count();
         let energy = values[..kept].iter().map(|s| s * s).sum::<f64>() / total;
-        let directions = tensor(&right[..kept], h)?.to_dtype(rows.dtype())?;
+        let directions = jacobi::orthonormal(right[..kept].to_vec());
+        let directions = tensor(&directions, h)?.to_dtype(rows.dtype())?;
         Ok(Self { centre, directions, rank, singular_values: values, energy })
     }
 
@@ -99,27 +102,43 @@ fn tensor(rows: &[Vec<f64>], d: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec(rows.concat(), (rows.len(), d), &Device::Cpu)?)
 }
 
-fn decompose(columns: Columns) -> Result<(Vec<f64>, Columns)> {
-    let failed =
-        || Error::Tensor(candle_core::Error::Msg("the hidden states have no singular value decomposition".into()));
-    jacobi::svd(columns).ok_or_else(failed)
+fn failed() -> Error {
+    Error::Tensor(candle_core::Error::Msg("the hidden states have no singular value decomposition".into()))
 }
 
 /// Singular values, falling, and right singular vectors of x [M,H], each [H].
 fn exact(x: &Tensor) -> Result<(Vec<f64>, Columns)> {
     let (m, h) = x.dims2()?;
+    let wide = x.to_dtype(DType::F64)?;
     if m <= h {
         // The rows are the columns of X^T, whose left singular vectors are the right ones of X.
-        return decompose(rows_of(x)?);
+        if x.dtype() == DType::F64 {
+            return jacobi::svd(rows_of(x)?).ok_or_else(failed);
+        }
+        let (values, left) = through_gram(&wide)?;
+        return Ok((values.clone(), turned(&wide, &left, &values)?));
     }
-    let (values, left) = decompose(rows_of(&x.t()?.contiguous()?)?)?; // left: [M] each
-    // v = X^T u / s
-    let turned = tensor(&left, m)?.matmul(&x.to_dtype(DType::F64)?)?; // [H,H], row i = s_i v_i
-    let mut right: Columns = turned.to_vec2()?;
-    for (v, s) in right.iter_mut().zip(&values).filter(|(_, s)| **s > 0.0) {
+    let columns = wide.t()?.contiguous()?;
+    if x.dtype() != DType::F64 {
+        return through_gram(&columns);
+    }
+    let (values, left) = jacobi::svd(rows_of(&columns)?).ok_or_else(failed)?;
+    Ok((values.clone(), turned(&wide, &left, &values)?))
+}
+
+/// Singular values, falling, and left singular vectors of x [n,N], each [n], from x x^T.
+fn through_gram(x: &Tensor) -> Result<(Vec<f64>, Columns)> {
+    let (squares, left) = eigen(rows_of(&x.matmul(&x.t()?)?)?).ok_or_else(failed)?;
+    Ok((squares.into_iter().map(|s| s.max(0.0).sqrt()).collect(), left))
+}
+
+/// Right singular vectors of x [M,H] from left ones: v = x^T u / s; 0 where s is.
+fn turned(x: &Tensor, left: &Columns, values: &[f64]) -> Result<Columns> {
+    let mut right: Columns = tensor(left, x.dim(0)?)?.matmul(x)?.to_vec2()?; // [n,H], row i = s_i v_i
+    for (v, s) in right.iter_mut().zip(values).filter(|(_, s)| **s > 0.0) {
         v.iter_mut().for_each(|v| *v /= s);
     }
-    Ok((values, right))
+    Ok(right)
 }
 
 /// An orthonormal basis of the columns of x [N,l], as rows, [l,N], in x's type.
@@ -140,7 +159,7 @@ fn randomised(x: &Tensor, rank: usize) -> Result<(Vec<f64>, Columns)> {
         let right = basis(&left.matmul(x)?.t()?.contiguous()?)?; // [l,H]
         left = basis(&x.matmul(&right.t()?.contiguous()?)?)?;
     }
-    decompose(rows_of(&left.matmul(x)?)?) // of [l,H]
+    exact(&left.matmul(x)?) // of [l,H]
 }
 
 #[cfg(test)]
@@ -181,6 +200,19 @@ mod tests {
         let gap = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         // Without a gap in the spectrum at the rank, the last directions are only nearly found.
         assert!(gap < 1e-3 * b.iter().copied().fold(0.0, f64::max), "{gap}");
+    }
+
+    #[test]
+    fn rows_in_f32_are_decomposed_as_those_in_f64() {
+        for (m, h) in [(50, 70), (70, 50)] {
+            let x = rows(m, h, DType::F32);
+            let (a, b) = (Subspace::fit(&x, 8).unwrap(), Subspace::fit(&x.to_dtype(DType::F64).unwrap(), 8).unwrap());
+            let least = 1e-5 * a.singular_values[0];
+            let is_near = |(a, b): (&f64, &f64)| (a - b).abs() < least;
+            assert!(a.singular_values.iter().zip(&b.singular_values).all(is_near), "{m} {h}");
+            let (of_a, of_b) = (a.residual(&x).unwrap(), b.residual(&x.to_dtype(DType::F64).unwrap()).unwrap());
+            assert!(of_a.iter().zip(&of_b).all(|(a, b)| (a - b).abs() < 1e-5), "{m} {h}");
+        }
     }
 
     #[test]
