@@ -4,6 +4,8 @@ use super::ast::Node;
 use super::compare::Comparison;
 use super::exact::exact;
 use super::parse::{Bounds, Failure, parse};
+use super::scalar::infinity_sign;
+use super::simple::simple;
 use super::text;
 use super::token::{Commas, Tok, Token, Tokens, tokenise};
 use super::unit::{self, Unit};
@@ -17,6 +19,25 @@ pub(crate) struct Reading<'a> {
     pub(crate) limits: &'a Limits,
     /// Names to replace: old and new.
     pub(crate) rename: &'a [(String, String)],
+    /// Whether `\log` without a base is the natural one; `None` where the answer itself says so.
+    pub(crate) is_log_natural: Option<bool>,
+}
+
+impl<'a> Reading<'a> {
+    /// For a gold, or an answer that stands alone.
+    pub(crate) fn alone(commas: Commas, limits: &'a Limits) -> Self {
+        Reading { commas, symbols: &[], limits, rename: &[], is_log_natural: None }
+    }
+
+    /// For an answer to `gold`, in its variables and with its logarithms.
+    pub(crate) fn against(
+        gold: &'a Answer,
+        commas: Commas,
+        limits: &'a Limits,
+        rename: &'a [(String, String)],
+    ) -> Self {
+        Reading { commas, symbols: &gold.symbols, limits, rename, is_log_natural: Some(gold.is_log_natural) }
+    }
 }
 
 /// An answer, read.
@@ -32,7 +53,9 @@ pub(crate) struct Answer {
     pub(crate) can_be_choice: bool,
     /// Whether it is a choice beyond doubt, and not perhaps a variable.
     pub(crate) is_marked_choice: bool,
-    pub(crate) time: Option<(String, Option<bool>)>,
+    pub(crate) time: Option<text::Time>,
+    /// Whether a logarithm without a base is the natural one here.
+    is_log_natural: bool,
     /// Whether it consists of words.
     pub(crate) is_words: bool,
 }
@@ -60,9 +83,10 @@ impl Answer {
             Tok::Word(word) => word.len() > 4 || text::is_word(word),
             _ => false,
         });
-        let (stripped, mut unit) = unit::strip(&list, if how.symbols.is_empty() { &[] } else { how.symbols });
+        let (stripped, mut unit) = unit::strip(&list, how.symbols);
         let symbols = symbols(stripped);
-        let bounds = Bounds { depth: how.limits.depth, nodes: how.limits.nodes };
+        let is_log_natural = how.is_log_natural.unwrap_or_else(|| means_natural_log(&list));
+        let bounds = Bounds { depth: how.limits.depth, nodes: how.limits.nodes, is_log_natural };
         let mut node = special(raw, &list).map_or_else(|| parse(stripped, bounds), Ok);
         if node.is_err() {
             // What was taken for a unit may belong to the formula.
@@ -85,6 +109,7 @@ impl Answer {
             can_be_choice,
             is_marked_choice,
             time,
+            is_log_natural,
             is_words,
         }
     }
@@ -148,6 +173,16 @@ impl Answer {
         }
         out.trim().to_string()
     }
+}
+
+/// Whether `\log` is meant as the natural logarithm by an answer that has e or `\ln`. By itself it has the base
+/// ten, as problem collections have it, and beside `\ln` it must be another one.
+fn means_natural_log(tokens: &[Token]) -> bool {
+    let is = |token: &Token, name: &str| matches!(&token.tok, Tok::Cmd(found) if found == name);
+    let has_ln = tokens.iter().any(|token| is(token, "ln"));
+    let has_e = tokens.iter().any(|token| is(token, "exp") || matches!(&token.tok, Tok::Sym(name) if name == "e"));
+    let is_bare = |at: usize| is(&tokens[at], "log") && tokens.get(at + 1).is_none_or(|next| next.tok != Tok::Ch('_'));
+    (has_ln || has_e) && !(has_ln && (0..tokens.len()).any(is_bare))
 }
 
 fn symbols(tokens: &[Token]) -> Vec<String> {
@@ -264,11 +299,11 @@ fn scale_words(list: &mut Vec<Token>) {
 fn special(raw: &str, tokens: &[Token]) -> Option<Node> {
     let is_wordy = tokens.iter().any(|token| matches!(token.tok, Tok::Text(_) | Tok::Word(_)));
     if is_wordy && raw.len() < 100 {
-        if text::is_no_solution(raw) {
-            return Some(Node::Set(Vec::new()));
-        }
-        if text::is_all_reals(raw) {
-            return Some(Node::Numbers('R'));
+        let words = text::normal(raw);
+        match words.as_str() {
+            "no solution" => return Some(Node::Set(Vec::new())),
+            words if text::is_all_reals(words) => return Some(Node::Numbers('R')),
+            _ => {}
         }
     }
     let clean = |part: &str| {
@@ -342,15 +377,19 @@ pub(crate) fn with_units(
     Ok(is_equal)
 }
 
-/// Words against words, and lists of words in any order.
+/// Words against words, lists of words in any order, and words for an infinite gold.
 pub(crate) fn same_text(g: &Answer, p: &Answer) -> bool {
     let (a, b) = (text::normal(&g.raw), text::normal(&p.raw));
     if a.is_empty() || b.is_empty() {
         return false;
     }
-    if g.node.is_ok() {
-        // A formula is not matched by how it looks.
-        return false;
+    if let Ok(node) = &g.node {
+        // A formula is not matched by how it looks, but infinity has words.
+        return match infinity_sign(node) {
+            Some(1) => ["infinitely many", "positive infinity"].contains(&b.as_str()),
+            Some(_) => ["negative infinity", "minus infinity"].contains(&b.as_str()),
+            None => false,
+        };
     }
     if a == b {
         return true;
@@ -428,76 +467,4 @@ fn without_groups(whole: &str) -> String {
     let mut groups = whole.split(marks);
     let is_head = groups.next().is_some_and(|head| (1..=3).contains(&head.trim_start_matches('-').len()));
     if is_head && groups.all(|group| group.len() == 3) { whole.replace(marks, "") } else { whole.to_string() }
-}
-
-/// A small number that needs no parser: an integer, a decimal or a simple fraction.
-pub(crate) struct Simple {
-    num: i128,
-    den: i128,
-    pub(crate) is_decimal: bool,
-    is_fraction: bool,
-}
-
-impl Simple {
-    pub(crate) fn equals(&self, other: &Simple) -> bool {
-        match (self.num.checked_mul(other.den), other.num.checked_mul(self.den)) {
-            (Some(a), Some(b)) => a == b,
-            _ => false,
-        }
-    }
-
-    pub(crate) fn method(&self, other: &Simple) -> Method {
-        match (self.is_decimal || other.is_decimal, self.is_fraction || other.is_fraction) {
-            (true, _) => Method::Decimal,
-            (_, true) => Method::Rational,
-            _ => Method::Integer,
-        }
-    }
-}
-
-impl std::fmt::Display for Simple {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let divisor = num_integer::gcd(self.num, self.den);
-        let (num, den) = (self.num / divisor, self.den / divisor);
-        if den == 1 { write!(out, "{num}") } else { write!(out, "{num}/{den}") }
-    }
-}
-
-/// Reads `-12`, `1.25`, `3/4`, `\frac{3}{4}`; at most 15 digits a part.
-pub(crate) fn simple(text: &str) -> Option<Simple> {
-    let text = text.trim();
-    let (is_negative, body) = match text.strip_prefix('-') {
-        Some(body) => (true, body.trim_start()),
-        None => (false, text),
-    };
-    let digits = |text: &str| -> Option<i128> {
-        if text.is_empty() || text.len() > 15 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            None
-        } else {
-            text.parse().ok()
-        }
-    };
-    let sign = if is_negative { -1 } else { 1 };
-    if let Some(value) = digits(body) {
-        return Some(Simple { num: sign * value, den: 1, is_decimal: false, is_fraction: false });
-    }
-    if let Some((whole, part)) = body.split_once('.') {
-        let value = digits(&format!("{whole}{part}"))?;
-        if part.is_empty() || whole.is_empty() && part.is_empty() {
-            return Some(Simple { num: sign * value, den: 1, is_decimal: false, is_fraction: false });
-        }
-        digits(part)?;
-        return Some(Simple {
-            num: sign * value,
-            den: 10i128.pow(part.len() as u32),
-            is_decimal: true,
-            is_fraction: false,
-        });
-    }
-    let (num, den) = match body.strip_prefix("\\frac{").or_else(|| body.strip_prefix("\\dfrac{")) {
-        Some(rest) => rest.strip_suffix('}')?.split_once("}{")?,
-        None => body.split_once('/')?,
-    };
-    let (num, den) = (digits(num)?, digits(den)?);
-    (den != 0).then_some(Simple { num: sign * num, den, is_decimal: false, is_fraction: true })
 }

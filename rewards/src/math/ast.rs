@@ -196,6 +196,11 @@ impl Func {
         })
     }
 
+    /// Whether it counts arrangements or choices.
+    pub(crate) fn counts(self) -> bool {
+        matches!(self, Func::Binomial | Func::Factorial)
+    }
+
     /// Whether its values are only defined at integers, so that it is tested there.
     pub(crate) fn is_discrete(self) -> bool {
         matches!(self, Func::Factorial | Func::DoubleFactorial | Func::Binomial | Func::Gcd | Func::Lcm | Func::Mod)

@@ -4,9 +4,11 @@ use num_traits::One;
 
 use super::ast::Node;
 use super::ball::Trouble;
+use super::counting::written_out;
 use super::exact::{Clock, exact};
+use super::matrix::matrix;
 use super::rational::Rational;
-use super::region::is_region;
+use super::region::{is_region, names_another};
 use super::relation::{assignment, coordinates, equal_sides, is_lone, named_values, without_conditions};
 use super::scalar::has_infinity;
 use super::{Flag, Limits, Method, Policy};
@@ -45,6 +47,9 @@ impl Comparison<'_> {
         }
         // An inequality, union or set of numbers on either side makes both sides sets of reals.
         if is_region(g) || is_region(p) {
+            if names_another(g, p) {
+                return Ok(false);
+            }
             let sets = (self.region(g, true)?, self.region(p, true)?);
             if let (Some(a), Some(b)) = sets {
                 self.method = Method::Interval;
@@ -158,6 +163,10 @@ impl Comparison<'_> {
                 Some(bare) => self.equal(g, &bare),
                 None => self.mismatch(),
             },
+            (Node::Mul(_) | Node::Apply(..), Node::Group { .. }) => match point(g) {
+                Some(bare) => self.equal(&bare, p),
+                None => self.mismatch(),
+            },
             (Node::List(items), Node::Group { open: '(', items: others, close: ')' }) => {
                 // Named values have an order; a bare list of solutions is no point.
                 self.method = Method::Tuple;
@@ -201,7 +210,10 @@ impl Comparison<'_> {
                 self.matching(a, b)
             }
             (Node::Minus(a, b), Node::Minus(c, d)) => Ok(self.equal(a, c)? && self.equal(b, d)?),
-            _ if g.is_scalar() && p.is_scalar() => self.scalars(g, p),
+            _ if g.is_scalar() && p.is_scalar() => match written_out(g, p) {
+                Some((g, p)) => self.scalars(&g, &p),
+                None => self.scalars(g, p),
+            },
             _ => self.mismatch(),
         }
     }
@@ -307,39 +319,6 @@ impl Comparison<'_> {
         Ok(kept)
     }
 
-    pub(super) fn matrices(&mut self, g: &[Vec<Node>], p: &[Vec<Node>]) -> Equal {
-        if g.len() != p.len() || g[0].len() != p[0].len() {
-            return Ok(false);
-        }
-        for (a, b) in g.iter().flatten().zip(p.iter().flatten()) {
-            if !self.equal(a, b)? {
-                return Ok(false);
-            }
-        }
-        self.method = Method::Matrix;
-        Ok(true)
-    }
-
-    pub(super) fn vector(&mut self, rows: &[Vec<Node>], other: &Node) -> Equal {
-        let is_vector = rows.iter().all(|row| row.len() == 1) || rows.len() == 1;
-        let entries: Vec<Node> = rows.iter().flatten().cloned().collect();
-        match other {
-            Node::Group { open: '(', items, close: ')' } | Node::List(items)
-                if is_vector && self.policy.vector_tuple && entries.len() > 1 =>
-            {
-                self.method = Method::Matrix;
-                self.in_order(&entries, items)
-            }
-            Node::Group { open: '[', items, close: ']' }
-                if is_vector && self.policy.vector_tuple && entries.len() > 2 =>
-            {
-                self.method = Method::Matrix;
-                self.in_order(&entries, items)
-            }
-            _ => self.mismatch(),
-        }
-    }
-
     pub(super) fn ratios(&mut self, g: &[Node], p: &[Node]) -> Equal {
         self.method = Method::Rational;
         if g.len() != p.len() {
@@ -437,55 +416,6 @@ fn point(node: &Node) -> Option<Node> {
         },
         Node::Apply(name, items) if is_name(name) && items.len() > 1 => {
             Some(Node::Group { open: '(', items: items.clone(), close: ')' })
-        }
-        _ => None,
-    }
-}
-
-/// The rows of a matrix, scalar factors, signs and sums worked in.
-fn matrix(node: &Node) -> Option<Vec<Vec<Node>>> {
-    let each = |rows: Vec<Vec<Node>>, change: &dyn Fn(Node) -> Node| {
-        rows.into_iter().map(|row| row.into_iter().map(change).collect()).collect()
-    };
-    match node {
-        Node::Matrix(rows) => Some(rows.clone()),
-        // `[[1,2],[3,4]]`, as programs write it.
-        Node::Group { open: '[', items, close: ']' } if items.len() > 1 => {
-            let row = |item: &Node| match item {
-                Node::Group { open: '[', items, close: ']' } => Some(items.clone()),
-                _ => None,
-            };
-            let rows: Vec<Vec<Node>> = items.iter().map(row).collect::<Option<_>>()?;
-            rows.iter().all(|row| row.len() == rows[0].len()).then_some(rows)
-        }
-        Node::Neg(inner) => Some(each(matrix(inner)?, &|cell| Node::Neg(cell.boxed()))),
-        Node::Mul(items) => {
-            let mut rows = None;
-            let mut factors = Vec::new();
-            for item in items {
-                match matrix(item) {
-                    Some(_) if rows.is_some() => return None,
-                    Some(found) => rows = Some(found),
-                    None if item.is_scalar() => factors.push(item.clone()),
-                    None => return None,
-                }
-            }
-            Some(each(rows?, &|cell| Node::Mul(factors.iter().cloned().chain([cell]).collect())))
-        }
-        Node::Add(items) => {
-            let mut sum: Option<Vec<Vec<Node>>> = None;
-            for item in items {
-                let rows = matrix(item)?;
-                sum = Some(match sum {
-                    None => rows,
-                    Some(old) if old.len() == rows.len() && old[0].len() == rows[0].len() => {
-                        let pairs = old.into_iter().zip(rows);
-                        pairs.map(|(x, y)| x.into_iter().zip(y).map(|(a, b)| Node::Add(vec![a, b])).collect()).collect()
-                    }
-                    Some(_) => return None,
-                });
-            }
-            sum
         }
         _ => None,
     }

@@ -94,6 +94,11 @@ fn adversarial_pairs() {
 /// or by arithmetic, and were put right: a percent sign too many is no fault (`-17\%`, `3\frac25\%`), 14142.135624 is
 /// 10000 sqrt 2 rounded, one value said many times is one value, a time before noon is not any time (two pairs), and
 /// points are no thousands marks (`1.234,5`).
+///
+/// At the first run of the fourth round, whose kinds are named so, 274 of 365 verdicts were as labelled, 9 answers were
+/// taken against their label and 82 refused. One label was wrong (`1\,2\,1_3` is 121 in base 3), and three pairs went
+/// against labels of `adversarial_pairs.json` and were left out: `\infty` for a gold in words, twice, and a vector
+/// written with i and j for a column.
 #[test]
 fn blind_pairs() {
     check_labelled_pairs(include_str!("blind_pairs.json"));

@@ -1,6 +1,8 @@
 //! LaTeX commands as tokens: which are layout, which are text, which mean something.
 
-use super::token::{GREEK, Reader, Tok, is_digit};
+use super::glyph::GREEK;
+use super::numeral::is_digit;
+use super::token::{Reader, Tok};
 
 pub(super) const DROPPED: &[&str] = &[
     "left",

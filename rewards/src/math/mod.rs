@@ -20,16 +20,21 @@ mod ball;
 mod compare;
 pub mod compat;
 mod complex;
+mod counting;
 mod evaluate;
 mod exact;
 pub mod extract;
+mod glyph;
 mod latex;
+mod matrix;
 mod modular;
+mod numeral;
 mod parse;
 mod rational;
 mod region;
 mod relation;
 mod scalar;
+mod simple;
 mod text;
 mod token;
 mod unit;
@@ -306,15 +311,11 @@ pub fn equivalent(gold: &str, answer: &str, config: &GradeConfig) -> bool {
 /// A canonical string of a bare answer, for grouping votes and looking for contamination. Answers
 /// with the same string are equal; equal answers may have different strings (see [`equivalent`]).
 pub fn normalise(answer: &str) -> String {
-    if let Some(number) = answer::simple(answer.trim()) {
+    if let Some(number) = simple::simple(answer.trim()) {
         return number.to_string();
     }
     let answer = extract::last_bytes(answer, Limits::default().answer_bytes);
-    Answer::read(
-        answer.trim(),
-        &Reading { commas: Commas::Thousands, symbols: &[], limits: &Limits::default(), rename: &[] },
-    )
-    .canonical()
+    Answer::read(answer.trim(), &Reading::alone(Commas::Thousands, &Limits::default())).canonical()
 }
 
 /// A rough count of the parts of a gold, to know whether boxes may be joined.
@@ -325,7 +326,7 @@ fn gold_parts(gold: &str) -> usize {
         return 1;
     }
     let limits = Limits::default();
-    let answer = Answer::read(gold, &Reading { commas: Commas::Thousands, symbols: &[], limits: &limits, rename: &[] });
+    let answer = Answer::read(gold, &Reading::alone(Commas::Thousands, &limits));
     match &answer.node {
         Ok(ast::Node::List(items) | ast::Node::Set(items) | ast::Node::Group { items, .. }) => items.len(),
         Ok(ast::Node::Matrix(rows)) => rows.len(),
@@ -357,7 +358,7 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
         gold_normal: gold_normal.to_string(),
         pred_normal: pred_normal.to_string(),
     };
-    if let (Some(a), Some(b)) = (answer::simple(gold), answer::simple(pred)) {
+    if let (Some(a), Some(b)) = (simple::simple(gold), simple::simple(pred)) {
         let is_equal = a.equals(&b);
         if is_equal
             || !(a.is_decimal != b.is_decimal && config.policy.rel_tol.is_none()) && config.policy.rel_tol.is_none()
@@ -379,8 +380,8 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
     };
     let mut first: Option<Outcome> = None;
     for commas in [Commas::Thousands, Commas::List] {
-        let g = Answer::read(gold, &Reading { commas, symbols: &[], limits: &config.limits, rename: &[] });
-        let p = Answer::read(pred, &Reading { commas, symbols: &g.symbols, limits: &config.limits, rename: &rename });
+        let g = Answer::read(gold, &Reading::alone(commas, &config.limits));
+        let p = Answer::read(pred, &Reading::against(&g, commas, &config.limits, &rename));
         let is_ambiguous = g.is_comma_ambiguous || p.is_comma_ambiguous;
         let result = compare_readings(&g, &p, config, clock);
         let is_right = result.is_right();
@@ -400,14 +401,8 @@ fn compare_answers(gold: &str, pred: &str, config: &GradeConfig, start: Instant)
     let decimal_gold = if is_decimal { answer::with_decimal_point(pred, gold) } else { None };
     if let Some(pred) = answer::with_decimal_point(gold, pred).or(decimal_gold.is_some().then(|| pred.to_string())) {
         let gold = decimal_gold.as_deref().unwrap_or(gold);
-        let g = Answer::read(
-            gold,
-            &Reading { commas: Commas::Thousands, symbols: &[], limits: &config.limits, rename: &[] },
-        );
-        let p = Answer::read(
-            &pred,
-            &Reading { commas: Commas::Thousands, symbols: &g.symbols, limits: &config.limits, rename: &[] },
-        );
+        let g = Answer::read(gold, &Reading::alone(Commas::Thousands, &config.limits));
+        let p = Answer::read(&pred, &Reading::against(&g, Commas::Thousands, &config.limits, &[]));
         let result = compare_readings(&g, &p, config, clock);
         if result.is_right() {
             return result;
@@ -436,9 +431,15 @@ fn compare_readings(g: &Answer, p: &Answer, config: &GradeConfig, clock: Clock) 
             return done(Some(Reason::Different), Method::Choice, flags);
         }
     }
-    if let (Some(a), Some(b)) = (&g.time, &p.time) {
-        let is_same = a.0 == b.0 && (a.1.is_none() || a.1 == b.1);
-        return done(if is_same { None } else { Some(Reason::Different) }, Method::Text, flags);
+    let is_other_time = match (&g.time, &p.time) {
+        (Some(a), Some(b)) if a.is_answered_by(b) => return done(None, Method::Text, flags),
+        (Some(a), Some(b)) => !a.may_be_ratio() || b.is_no_ratio(),
+        (Some(a), None) => !a.may_be_ratio() && g.node != p.node,
+        (None, Some(b)) => b.is_sure() && g.node != p.node,
+        (None, None) => false,
+    };
+    if is_other_time {
+        return done(Some(Reason::Different), Method::Text, flags);
     }
     if let (Some(a), Some(b)) = (g.lone_word(), p.lone_word()) {
         // Words of a text command may be synonyms; letters that stand bare are compared as they are.

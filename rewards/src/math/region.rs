@@ -407,6 +407,14 @@ pub(super) fn region_variable(node: &Node) -> Option<Node> {
     }
 }
 
+/// Whether two inequalities bound variables of different names. A function's values may be called by another name.
+pub(super) fn names_another(a: &Node, b: &Node) -> bool {
+    match (region_variable(a), region_variable(b)) {
+        (Some(a @ Node::Sym(_)), Some(b @ Node::Sym(_))) => a != b,
+        _ => false,
+    }
+}
+
 /// The variable and the centre of `|x|`, `|x - a|`, `|x + a|`.
 fn distance(node: &Node) -> Option<(Node, Node)> {
     let Node::Call(Func::Abs, arguments) = node else { return None };

@@ -66,6 +66,54 @@ fn numbers() {
         ("1A3_{16}", "1a3_{16}", true),
         ("3:4", "4:3", false),
         ("12:00", "1:00", false),
+        ("1234567", "1.234.567", true),
+        ("1.234", "1'234", false),
+        (r"\frac{9}{2}", r"4{1\over2}", true),
+        ("2", r"4{1\over2}", false),
+    ] {
+        check(gold, answer, expected);
+    }
+}
+
+/// `C(10,3)` is a number where nothing else can be meant: a point may be given for one of its coordinates.
+#[test]
+fn counts_and_points() {
+    for (gold, answer, expected) in [
+        ("120", "C(10,3)", true),
+        ("70", "C(8,4)", true),
+        ("720", "P(10,3)", true),
+        ("119", "C(10,3)-1", true),
+        (r"\frac{5}{32}", r"\frac{C(5,1)}{2^5}", true),
+        ("(10,3)", "C(10,3)", true),
+        ("C(10,3)", "(10,3)", true),
+        ("C(10,3)", r"\frac{10!}{3!\,7!}", true),
+        ("C(10,3)", "120", false),
+        ("(10,3)", r"\binom{10}{3}", false),
+        ("5", "P(5,1)", false),
+        ("5", "C(5,4)", false),
+        ("6", "P(3,2)", false),
+        ("1", "P(4,0)", false),
+        ("120", r"{}_{10}C_{3}", true),
+        ("3", r"{}_{10}C_{3}", false),
+        ("10", "10 choose 3", false),
+    ] {
+        check(gold, answer, expected);
+    }
+}
+
+/// What `\log` without a base means, the gold says.
+#[test]
+fn logarithms_without_a_base() {
+    for (gold, answer, expected) in [
+        (r"\log_{10} 2", r"\log 2", true),
+        (r"\log 2", r"\log_{10} 2", true),
+        (r"\log 2", r"\ln 2", false),
+        (r"\ln 2", r"\log 2", true),
+        (r"\ln 2+\log 2", r"\log 2+\ln 2", true),
+        (r"\ln 2+\log 2", r"2\ln 2", false),
+        (r"\frac{\log 2}{\log 3}", r"\log_3 2", true),
+        ("2", r"\log 100", true),
+        ("e", r"\log 100", false),
     ] {
         check(gold, answer, expected);
     }

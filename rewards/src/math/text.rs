@@ -118,24 +118,25 @@ fn synonym(text: &str) -> Option<&'static str> {
         | "nosuchnumbersexist" => "no solution",
         "dne" | "doesnotexist" | "doesn'texist" | "limitdoesnotexist" => "does not exist",
         "undefined" | "notdefined" | "undef" | "isundefined" => "undefined",
-        "infinitelymany" | "infinitelymanysolutions" | "infinitemanysolutions" | "infinitenumberofsolutions" => {
-            "infinitely many"
-        }
+        "infinitelymany"
+        | "infinitelymanysolutions"
+        | "infinitemanysolutions"
+        | "infinitenumberofsolutions"
+        | "infinite"
+        | "infinitenumber"
+        | "infinitesolutions"
+        | "thereareinfinitelymany"
+        | "thereareinfinitelymanysolutions" => "infinitely many",
         "t" | "true" => "true",
         "f" | "false" => "false",
         _ => return None,
     })
 }
 
-/// Whether the words name the empty set.
-pub(crate) fn is_no_solution(raw: &str) -> bool {
-    normal(raw) == "no solution"
-}
-
-/// Whether the words name all real numbers.
-pub(crate) fn is_all_reals(raw: &str) -> bool {
+/// Whether the words, as [`normal`] gives them, name all real numbers.
+pub(crate) fn is_all_reals(words: &str) -> bool {
     matches!(
-        normal(raw).as_str(),
+        words,
         "all real numbers"
             | "all reals"
             | "all real number"
@@ -209,22 +210,74 @@ fn normal_keeping_case(raw: &str) -> String {
     plain.chars().filter(|c| !"{}$*~".contains(*c)).collect()
 }
 
-/// A time of day in hours and minutes, and whether it says before or after noon.
-pub(crate) fn time(raw: &str) -> Option<(String, Option<bool>)> {
-    let plain = normal_keeping_case(raw).to_lowercase().replace(['.', ' '], "");
-    let (body, half) = match plain.strip_suffix("am") {
+/// A time of day in hours and minutes, or a ratio that could be one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Time {
+    hours: u32,
+    /// The minutes as written, seconds with them.
+    rest: String,
+    /// Whether it is after noon, where that is said.
+    is_late: Option<bool>,
+    /// Whether a ratio would not be written so: before or after noon, a nought in front, or a nought alone.
+    is_sure: bool,
+    /// Whether a ratio with these parts could be made smaller. Golds give ratios in lowest terms.
+    is_reduced: bool,
+}
+
+impl Time {
+    /// Whether `answer` names the gold `self`. A gold without a half of the day leaves it open.
+    pub(crate) fn is_answered_by(&self, answer: &Time) -> bool {
+        (self.hours, &self.rest) == (answer.hours, &answer.rest)
+            && (self.is_late.is_none() || self.is_late == answer.is_late)
+    }
+
+    /// Whether this gold may as well be a ratio.
+    pub(crate) fn may_be_ratio(&self) -> bool {
+        !self.is_sure && self.is_reduced
+    }
+
+    /// Whether an answer is a time and no ratio, in the light of a gold that may be either: hours past noon do not
+    /// stand beside hours before it, so 18:32 is 9:16 as a ratio, and 4:20 is not 2:10.
+    pub(crate) fn is_no_ratio(&self) -> bool {
+        self.is_sure || self.hours <= 12
+    }
+
+    /// Whether this can be nothing but a time.
+    pub(crate) fn is_sure(&self) -> bool {
+        self.is_sure
+    }
+}
+
+/// The time of day that an answer is or could be: `6:30`, `18:32`, `1:05\text{ p.m.}`.
+pub(crate) fn time(raw: &str) -> Option<Time> {
+    if !raw.contains(':') {
+        return None;
+    }
+    let mut plain = normal_keeping_case(raw).to_lowercase().replace(' ', "");
+    for (written, plainly) in [("\\!", ""), ("\\,", ""), ("\\;", ""), ("a.m", "am"), ("p.m", "pm")] {
+        plain = plain.replace(written, plainly);
+    }
+    let plain = plain.trim_end_matches('.');
+    let (body, is_late) = match plain.strip_suffix("am") {
         Some(body) => (body, Some(false)),
         None => match plain.strip_suffix("pm") {
             Some(body) => (body, Some(true)),
-            None => (plain.as_str(), None),
+            None => (plain, None),
         },
     };
-    let (hours, minutes) = body.split_once(':')?;
+    let (hours, rest) = body.split_once(':')?;
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let is_time = (1..=2).contains(&hours.len())
-        && minutes.split(':').all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()))
-        && hours.bytes().all(|byte| byte.is_ascii_digit())
-        && minutes.as_bytes()[0] < b'6';
-    is_time.then(|| (format!("{}:{minutes}", hours.trim_start_matches('0')), half))
+        && is_digits(hours)
+        && rest.split(':').all(|part| part.len() == 2 && is_digits(part) && part.as_bytes()[0] < b'6');
+    let number: u32 = if is_time { hours.parse().ok()? } else { return None };
+    let minutes: u32 = rest.split(':').next()?.parse().ok()?;
+    if number > 24 || (number == 24 && minutes > 0) {
+        return None;
+    }
+    let is_sure = is_late.is_some() || hours.starts_with('0') || rest.split(':').any(|part| part.starts_with('0'));
+    let is_reduced = num_integer::gcd(number, minutes) == 1;
+    Some(Time { hours: number, rest: rest.to_string(), is_late, is_sure, is_reduced })
 }
 
 /// A number in words, up to the millions: `eighteen`, `twenty-one`, `three hundred and five`.
@@ -307,9 +360,15 @@ mod tests {
 
     #[test]
     fn times_and_numbers() {
-        assert_eq!(time("12:00"), Some(("12:00".into(), None)));
-        assert_eq!(time(r"1:05\text{ p.m.}"), Some(("1:05".into(), Some(true))));
-        assert_eq!(time("3:4"), None);
+        let half = |raw: &str| time(raw).map(|time| (time.hours, time.rest, time.is_late));
+        assert_eq!(half("12:00"), Some((12, "00".into(), None)));
+        assert_eq!(half(r"1:05\text{ p.m.}"), Some((1, "05".into(), Some(true))));
+        for ratio in ["3:4", "27:48", "24:50", "9:60", "9:160"] {
+            assert_eq!(time(ratio), None, "{ratio}");
+        }
+        for (raw, may_be_ratio) in [("9:16", true), ("12:30", false), ("09:16", false), ("9:16 pm", false)] {
+            assert_eq!(time(raw).map(|time| time.may_be_ratio()), Some(may_be_ratio), "{raw}");
+        }
         assert_eq!(number("eighteen"), Some(18));
         assert_eq!(number("two hundred and four"), Some(204));
         assert_eq!(number("Twenty-one thousand"), Some(21000));

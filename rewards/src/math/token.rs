@@ -4,6 +4,9 @@
 //! with their thousands, and words are kept apart from products of letters. Units are left in: see
 //! [`super::unit`].
 
+use super::glyph::{greek, is_invisible, plain_letter, subscript, superscript, vulgar_fraction};
+use super::numeral::is_digit;
+
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Tok {
@@ -68,19 +71,6 @@ pub(crate) fn tokenise(text: &str, commas: Commas) -> Tokens {
         reader.read(text, 0);
     }
     reader.out
-}
-
-/// `x` for its bold, italic and other mathematical forms, and so for digits.
-fn plain_letter(c: char) -> char {
-    match c as u32 {
-        // Thirteen styles of A..Z and a..z; the Greek ones lie between them and the digits.
-        code @ 0x1d400..=0x1d6a3 => match (code - 0x1d400) % 52 {
-            capital @ 0..=25 => char::from(b'A' + capital as u8),
-            small => char::from(b'a' + (small - 26) as u8),
-        },
-        code @ 0x1d7ce..=0x1d7ff => char::from(b'0' + ((code - 0x1d7ce) % 10) as u8),
-        _ => c,
-    }
 }
 
 pub(super) struct Reader {
@@ -197,87 +187,6 @@ impl Reader {
             _ => self.push(Tok::Word(word.to_string())),
         }
         end
-    }
-
-    pub(super) fn read_number(&mut self, rest: &str) -> usize {
-        let bytes: Vec<char> = rest.chars().collect();
-        let digits = |mut at: usize| {
-            while at < bytes.len() && is_digit(bytes[at]) {
-                at += 1;
-            }
-            at
-        };
-        let mut number = String::new();
-        let mut at = digits(0);
-        number.extend(bytes[..at].iter().map(|c| ascii_digit(*c)));
-        let mut has_groups = false;
-        let is_one_number = has_nought_group(&bytes[at..]);
-        // `\log_2 128`: the digits of a bare script end at the space.
-        let is_script = matches!(self.out.list.last(), Some(Token { tok: Tok::Ch('_' | '^'), .. }));
-        while (1..=3).contains(&number.len()) || has_groups {
-            let Some((group, is_plain)) = group_mark(&bytes, at).filter(|_| !is_script) else {
-                break;
-            };
-            if digits(group) != group + 3 {
-                break;
-            }
-            if is_plain {
-                let fits = number != "0" && !number.starts_with('0');
-                if self.depth > 0 || !fits {
-                    break;
-                }
-                if !is_one_number {
-                    self.out.is_comma_ambiguous = true;
-                    if self.commas == Commas::List {
-                        break;
-                    }
-                }
-            }
-            number.extend(bytes[group..group + 3].iter().map(|c| ascii_digit(*c)));
-            at = group + 3;
-            has_groups = true;
-        }
-        let braced_point = bytes[at..].starts_with(&['{', '.', '}']) && digits(at + 3) > at + 3;
-        if braced_point {
-            let end = digits(at + 3);
-            number.push('.');
-            number.extend(bytes[at + 3..end].iter().map(|c| ascii_digit(*c)));
-            at = end;
-        } else if bytes.get(at) == Some(&'.') && (bytes.get(at + 1) != Some(&'.')) {
-            let end = digits(at + 1);
-            let is_overlined = bytes.get(at + 1) == Some(&'\\');
-            if end > at + 1 || at > 0 || is_overlined {
-                number.push('.');
-                number.extend(bytes[at + 1..end].iter().map(|c| ascii_digit(*c)));
-                at = end;
-                // Groups of three after the point: `3.141\,592`.
-                while let Some((group, false)) = group_mark(&bytes, at).filter(|_| number.len() > 3) {
-                    if bytes.get(at) != Some(&'\\') || digits(group) < group + 3 {
-                        break;
-                    }
-                    let end = digits(group);
-                    number.extend(bytes[group..end].iter().map(|c| ascii_digit(*c)));
-                    at = end;
-                }
-            }
-        }
-        let mut used: usize = bytes[..at].iter().map(|c| c.len_utf8()).sum();
-        self.push(Tok::Num(number));
-        // Scientific notation: 1.5e3.
-        if matches!(bytes.get(at), Some('e' | 'E')) {
-            let sign = usize::from(matches!(bytes.get(at + 1), Some('-' | '+')));
-            let end = digits(at + 1 + sign);
-            let is_exponent =
-                end > at + 1 + sign && !matches!(bytes.get(end), Some(c) if c.is_ascii_alphabetic() || *c == '_');
-            if is_exponent {
-                self.command("cdot");
-                self.push(Tok::Num("10".into()));
-                let exponent: String = bytes[at + 1..end].iter().filter(|c| **c != '+').collect();
-                self.power(&exponent);
-                used += bytes[at..end].iter().map(|c| c.len_utf8()).sum::<usize>();
-            }
-        }
-        used
     }
 
     pub(super) fn read_other(&mut self, c: char, rest: &str) {
@@ -404,116 +313,4 @@ impl Reader {
 fn braced_sign(text: &str) -> Option<char> {
     let sign = text.strip_prefix('{')?.chars().next()?;
     (":=<>+-".contains(sign) && text[1 + sign.len_utf8()..].starts_with('}')).then_some(sign)
-}
-
-/// Whether one of the groups `,234,048` that start `text` begins with a nought: no item of a list does.
-fn has_nought_group(text: &[char]) -> bool {
-    text.chunks(4)
-        .take_while(|group| group.len() == 4 && group[0] == ',' && group[1..].iter().all(|c| is_digit(*c)))
-        .any(|group| group[1] == '0')
-}
-
-/// The marks that may stand between groups of three digits: where the group starts, and whether the
-/// mark is a plain comma.
-fn group_mark(text: &[char], at: usize) -> Option<(usize, bool)> {
-    let has = |mark: &str| mark.chars().enumerate().all(|(offset, c)| text.get(at + offset) == Some(&c));
-    for mark in ["{,}", ",\\! ", ",\\!", "\\,", "\\ ", "{\\,}", "\\;", "\\:", "~", "’"] {
-        if has(mark) {
-            return Some((at + mark.chars().count(), false));
-        }
-    }
-    match text.get(at) {
-        Some(',' | '，') => Some((at + 1, true)),
-        Some(' ' | '\u{a0}' | '\u{202f}' | '\u{2009}') => Some((at + 1, false)),
-        _ => None,
-    }
-}
-
-pub(super) fn is_digit(c: char) -> bool {
-    c.is_ascii_digit() || ('０'..='９').contains(&c)
-}
-
-fn ascii_digit(c: char) -> char {
-    if ('０'..='９').contains(&c) { char::from(b'0' + (c as u32 - '０' as u32) as u8) } else { c }
-}
-
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{ad}' | '\u{fe0e}' | '\u{fe0f}' | '\u{202a}'..='\u{202e}')
-}
-
-fn superscript(c: char) -> Option<char> {
-    match c {
-        '⁻' => Some('-'),
-        'ⁿ' => Some('n'),
-        c => "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().zip('0'..='9').find(|(mark, _)| *mark == c).map(|(_, digit)| digit),
-    }
-}
-
-fn subscript(c: char) -> Option<char> {
-    "₀₁₂₃₄₅₆₇₈₉".chars().zip('0'..='9').find(|(mark, _)| *mark == c).map(|(_, digit)| digit)
-}
-
-fn vulgar_fraction(c: char) -> Option<(&'static str, &'static str)> {
-    Some(match c {
-        '½' => ("1", "2"),
-        '⅓' => ("1", "3"),
-        '⅔' => ("2", "3"),
-        '¼' => ("1", "4"),
-        '¾' => ("3", "4"),
-        '⅕' => ("1", "5"),
-        '⅖' => ("2", "5"),
-        '⅗' => ("3", "5"),
-        '⅘' => ("4", "5"),
-        '⅙' => ("1", "6"),
-        '⅚' => ("5", "6"),
-        '⅐' => ("1", "7"),
-        '⅛' => ("1", "8"),
-        '⅜' => ("3", "8"),
-        '⅝' => ("5", "8"),
-        '⅞' => ("7", "8"),
-        '⅑' => ("1", "9"),
-        '⅒' => ("1", "10"),
-        _ => return None,
-    })
-}
-
-pub(super) const GREEK: &[(char, &str)] = &[
-    ('α', "alpha"),
-    ('β', "beta"),
-    ('γ', "gamma"),
-    ('δ', "delta"),
-    ('ε', "epsilon"),
-    ('ζ', "zeta"),
-    ('η', "eta"),
-    ('θ', "theta"),
-    ('ι', "iota"),
-    ('κ', "kappa"),
-    ('λ', "lambda"),
-    ('μ', "mu"),
-    ('ν', "nu"),
-    ('ξ', "xi"),
-    ('ρ', "rho"),
-    ('σ', "sigma"),
-    ('τ', "tau"),
-    ('υ', "upsilon"),
-    ('φ', "phi"),
-    ('χ', "chi"),
-    ('ψ', "psi"),
-    ('ω', "omega"),
-    ('Γ', "Gamma"),
-    ('Δ', "Delta"),
-    ('Θ', "Theta"),
-    ('Λ', "Lambda"),
-    ('Ξ', "Xi"),
-    ('Σ', "Sigma"),
-    ('Φ', "Phi"),
-    ('Ψ', "Psi"),
-    ('Ω', "Omega"),
-    ('ϕ', "phi"),
-    ('ℓ', "ell"),
-];
-
-fn greek(c: char) -> Option<&'static str> {
-    GREEK.iter().find(|(letter, _)| *letter == c).map(|(_, name)| *name)
 }

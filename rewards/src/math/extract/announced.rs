@@ -14,7 +14,7 @@ const ANCHORS: [&str; 8] = [
     "correct option is",
 ];
 /// Words that change the value of the number before them.
-const VALUE_WORDS: [&str; 24] = [
+const VALUE_WORDS: [&str; 25] = [
     "hundred",
     "thousand",
     "million",
@@ -39,6 +39,7 @@ const VALUE_WORDS: [&str; 24] = [
     "plus",
     "minus",
     "factorial",
+    "choose",
 ];
 /// Words before a number that make it a bound or one of several.
 const BOUNDS: [&str; 16] = [

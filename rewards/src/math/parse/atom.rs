@@ -16,6 +16,12 @@ impl Parser<'_> {
             Tok::Sym(name) => self.symbol(name),
             Tok::Word(word) => self.word(&word),
             Tok::Cmd(name) => self.command(&name),
+            // `{}_{10}C_3`: the group is there to carry the script.
+            Tok::Ch('{') if self.peek() == Some(&Tok::Ch('}')) && matches!(self.ahead(1), Some(Tok::Ch('_' | '^'))) => {
+                self.at += 2;
+                self.prescript()
+            }
+            Tok::Ch('_' | '^') => self.prescript(),
             Tok::Ch('{') => {
                 self.at -= 1;
                 self.nested(|parser| parser.braces())
@@ -49,7 +55,8 @@ impl Parser<'_> {
                 Ok(Node::Set(items))
             }
             Tok::Begin(environment) => self.matrix(&environment),
-            Tok::Ch(_) | Tok::SetClose | Tok::Row | Tok::End(_) | Tok::Text(_) => Err(Failure::Syntax),
+            Tok::Text(word) => self.named_count(&word)?.ok_or(Failure::Syntax),
+            Tok::Ch(_) | Tok::SetClose | Tok::Row | Tok::End(_) => Err(Failure::Syntax),
         }
     }
 
@@ -129,8 +136,11 @@ impl Parser<'_> {
             // `P(x)` applies, `p(q+1)` multiplies.
             // `p(x) = ...` names a function, whatever its letter.
             let is_named = self.peek() == Some(&Tok::Ch('=')) && items.iter().all(|item| matches!(item, Node::Sym(_)));
+            // `C(10,3)` is a count or a point, never a product.
+            let is_count = matches!(name.as_str(), "C" | "P") && items.len() == 2;
             // `h(a+b)` is a height times a sum.
             if is_named
+                || is_count
                 || ("fgh".contains(first) && !is_height(&items))
                 || (items.iter().all(|item| matches!(item, Node::Num(_))) && "FGHPQ".contains(first))
             {
@@ -148,6 +158,9 @@ impl Parser<'_> {
         }
         if crate::math::latex::FUNCTIONS.contains(&word) {
             return self.function(word);
+        }
+        if let Some(count) = self.named_count(word)? {
+            return Ok(count);
         }
         // More than four letters in a row are a word, not a product.
         if word.len() > 4 || crate::math::text::is_word(word) {

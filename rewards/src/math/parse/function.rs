@@ -30,7 +30,10 @@ impl Parser<'_> {
             if arguments.len() == 1 { Ok(arguments) } else { Err(Failure::Syntax) }
         };
         let mut call = match name {
-            "log" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::E), one(arguments)?.remove(0)]),
+            "log" => {
+                let unstated = if self.bounds.is_log_natural { Node::E } else { Node::int(10) };
+                Node::Call(Func::Log, vec![base.take().unwrap_or(unstated), one(arguments)?.remove(0)])
+            }
             "lg" => Node::Call(Func::Log, vec![base.take().unwrap_or(Node::int(10)), one(arguments)?.remove(0)]),
             "cis" => {
                 let angle = one(arguments)?.remove(0);

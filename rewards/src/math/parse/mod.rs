@@ -7,6 +7,7 @@ use super::ast::{Func, Node, Op};
 use super::token::{Tok, Token};
 
 mod atom;
+mod counting;
 mod decimal;
 mod function;
 mod product;
@@ -23,11 +24,13 @@ pub(crate) enum Failure {
 
 pub(super) type Parsed = Result<Node, Failure>;
 
-/// Limits of one parse.
+/// Limits of one parse, and what it takes a logarithm without a base for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) depth: usize,
     pub(crate) nodes: usize,
+    /// Whether the base of such a logarithm is e, else ten.
+    pub(crate) is_log_natural: bool,
 }
 
 /// Parses a whole answer.

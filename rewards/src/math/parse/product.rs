@@ -29,8 +29,14 @@ impl Parser<'_> {
                 let value = collected(std::mem::take(&mut factors), Node::Mul);
                 factors.push(Node::Call(Func::Mod, vec![value, modulus]));
             } else if self.peek() == Some(&Tok::Ch('{')) && self.ahead(1) == Some(&Tok::Ch('}')) {
-                // An empty group is layout.
-                self.at += 2;
+                // An empty group is layout, but where it carries a script.
+                match self.ahead(2) {
+                    Some(Tok::Ch('_' | '^')) => factors.push(self.power()?),
+                    _ => self.at += 2,
+                }
+            } else if let Some(count) = self.infix_count(factors.last())? {
+                factors.pop();
+                factors.push(count);
             } else if self.starts_factor() {
                 let is_number = matches!(self.peek(), Some(Tok::Num(_)));
                 if is_number && matches!(factors.last(), Some(Node::Num(_) | Node::Dec { .. })) {
@@ -45,9 +51,13 @@ impl Parser<'_> {
                         None => return Err(Failure::Syntax),
                     }
                 }
-                // `7{\frac{1}{2}}` is printed as a mixed number, so it is one.
+                // `7{\frac{1}{2}}` is printed as a mixed number, so it is one, and so is `7{1\over2}`.
                 let is_braced = self.peek() == Some(&Tok::Ch('{'))
-                    && matches!(self.ahead(1), Some(Tok::Cmd(name)) if name == "frac");
+                    && match (self.ahead(1), self.ahead(2)) {
+                        (Some(Tok::Cmd(name)), _) => name == "frac",
+                        (Some(Tok::Num(_)), Some(Tok::Cmd(name))) => name == "over",
+                        _ => false,
+                    };
                 let is_fraction = self.is_command("frac") || is_braced;
                 let was_digit =
                     matches!(self.tokens.get(self.at.wrapping_sub(1)).map(|token| &token.tok), Some(Tok::Num(_)));
@@ -125,7 +135,7 @@ impl Parser<'_> {
     pub(super) fn starts_factor(&self) -> bool {
         match self.peek() {
             Some(Tok::Num(_) | Tok::Sym(_) | Tok::SetOpen | Tok::Begin(_)) => true,
-            Some(Tok::Word(word)) => word != "and" && word != "or",
+            Some(Tok::Word(word)) => !matches!(word.as_str(), "and" | "or" | "choose"),
             Some(Tok::Ch('(' | '{')) => true,
             // `[2, 5[`: a bracket that nothing follows but the next set closes an interval.
             Some(Tok::Ch('[')) => match self.ahead(1) {
@@ -163,11 +173,17 @@ impl Parser<'_> {
         }
     }
 
-    /// A postfix expression and its power.
+    /// A postfix expression and its power, or what `choose` makes of two.
     pub(super) fn power(&mut self) -> Parsed {
         self.nested(|parser| {
             let atom = parser.atom()?;
-            parser.after_atom(atom)
+            let node = parser.after_atom(atom)?;
+            if parser.is_choose() {
+                parser.at += 1;
+                let below = parser.power()?;
+                return Ok(Node::Call(Func::Binomial, vec![node, below]));
+            }
+            Ok(node)
         })
     }
 
