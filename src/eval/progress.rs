@@ -87,12 +87,15 @@ impl Progress {
         }
     }
 
-    /// `231 tok/s  left 1:20 min`: what is left is the samples not ended at the mean length so far.
+    /// `231 tok/s  left 1:20 min`: every sample that has not ended is thought to go on for the tokens drawn a sample ended,
+    /// or to the limit. Samples that end first are the short ones, so their own mean would promise too much.
     fn rate(&self, seconds: f64) -> String {
         let rate = self.tokens as f64 / seconds.max(1e-9);
-        let mean = if self.done > 0 { self.finished_tokens as f64 / self.done as f64 } else { self.cap as f64 };
-        let ahead = (self.total - self.kept) as f64 * mean - self.tokens as f64;
-        format!("{rate:.0} tok/s  left {}", duration(ahead.max(0.0) / rate.max(1e-9)))
+        let open = (self.total - self.kept - self.done) as f64;
+        let most = open * self.cap as f64 - (self.tokens - self.finished_tokens) as f64;
+        let mean = if self.done > 0 { self.tokens as f64 / self.done as f64 } else { f64::INFINITY };
+        let ahead = if open > 0.0 { (open * mean).min(most).max(0.0) } else { 0.0 };
+        format!("{rate:.0} tok/s  left {}", duration(ahead / rate.max(1e-9)))
     }
 
     pub(super) fn finish(self) {
@@ -107,12 +110,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_left_follows_from_the_mean_length_of_what_ended() {
+    fn time_left_follows_from_what_ended_and_what_did_not() {
         let mut progress = Progress::new("x", 10, 2, 100);
         (0..40).for_each(|_| progress.token());
         // Nothing ended yet: 8 samples of at most 100 tokens, 40 drawn in 4 s.
         assert_eq!(progress.rate(4.0), "10 tok/s  left 1:16 min");
         progress.finished(20);
-        assert_eq!(progress.rate(4.0), "10 tok/s  left 12 s");
+        // One end in 40 tokens: the 7 others go on for 40 each.
+        assert_eq!(progress.rate(4.0), "10 tok/s  left 28 s");
+        (0..7).for_each(|_| progress.finished(0));
+        assert_eq!(progress.rate(4.0), "10 tok/s  left 0 s");
     }
 }
