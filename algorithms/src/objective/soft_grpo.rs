@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::grpo::{Grpo, LossType, kl::Estimator};
 use super::{Leaves, Loss, Objective, Reads};
 use crate::row::soft::weights;
-use crate::{Batch, Error, Metrics, Needs, Result, State, Table};
+use crate::{Batch, Error, Metrics, Needs, Outcome, Result, State, Table};
 
 const STAGE: &str = "objective.soft_grpo";
 
@@ -89,21 +89,35 @@ impl Objective for Policy {
         Some("it learns from the noise of soft steps: write [rollout.soft], or [objective.grpo] with `dual_clip` = 3")
     }
 
+    fn prepare(&mut self, batch: &mut Batch) -> Result<()> {
+        self.grpo.prepare(batch).map_err(renamed)
+    }
+
+    fn commit(&mut self, batch: &Batch, metrics: &Metrics) -> Result<()> {
+        self.grpo.commit(batch, metrics).map_err(renamed)
+    }
+
     /// Metrics: those of `grpo`, and `approx_kl` (mean of old_logp - logp over tokens; 0 at the first update),
     /// `dual_clip_fraction`; `soft_` and `discrete_` forms of `ratio`, `clip_fraction`, `logp` and `kl`;
     /// `soft_fraction` of tokens; `open_fraction` of completions that never left thinking; over soft
     /// steps `weight_max` (mean of the largest weight), `sharp_fraction` (largest above 0.99), `active_slots` (mean,
     /// when drawn) and `no_active_fraction`.
     fn loss(&self, batch: &Batch, leaves: &Leaves) -> Result<Loss> {
-        let mut loss = self.grpo.loss(batch, leaves).map_err(|error| match error {
-            Error::MissingColumn { column, .. } => Error::MissingColumn { stage: STAGE, column },
-            Error::NonFinite { what, row, .. } => Error::NonFinite { stage: STAGE, what, row },
-            other => other,
-        })?;
+        let mut loss = self.grpo.loss(batch, leaves).map_err(renamed)?;
         let steps = Steps::read(&self.settings, batch, &Table::from_tensor(&leaves.logp)?)?;
         steps.report(&mut loss.metrics);
         report_mixtures(batch, &mut loss.metrics);
         Ok(loss)
+    }
+}
+
+/// An error of the GRPO inside, under this objective's name.
+fn renamed(error: Error) -> Error {
+    match error {
+        Error::MissingColumn { column, .. } => Error::MissingColumn { stage: STAGE, column },
+        Error::NonFinite { what, row, .. } => Error::NonFinite { stage: STAGE, what, row },
+        Error::State { why, .. } => Error::State { stage: STAGE, why },
+        other => other,
     }
 }
 
@@ -188,7 +202,19 @@ fn report_mixtures(batch: &Batch, metrics: &mut Metrics) {
     metrics.mean("active_slots", active / steps, steps);
 }
 
-impl State for Policy {}
+impl State for Policy {
+    fn save(&self) -> Option<serde_json::Value> {
+        self.grpo.save()
+    }
+
+    fn load(&mut self, saved: &serde_json::Value) -> Result<()> {
+        self.grpo.load(saved).map_err(renamed)
+    }
+
+    fn observe(&mut self, outcome: &Outcome) {
+        self.grpo.observe(outcome);
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -210,6 +236,56 @@ mod tests {
         let metric = |name: &str| loss.metrics.get(name).unwrap();
         assert_eq!((metric("dual_clip_fraction"), metric("soft_fraction"), metric("soft_ratio")), (0.25, 0.25, 1.0));
         assert!((metric("soft_kl") - (1f64.exp() - 2.0)).abs() < 1e-12, "d = 1");
+    }
+
+    /// What the GRPO inside is told and asked: its hooks, in order.
+    #[test]
+    fn hooks_reach_the_inner_objective() {
+        use std::sync::{Arc, Mutex};
+
+        struct Inner(Arc<Mutex<Vec<&'static str>>>);
+        impl Objective for Inner {
+            fn couples_rows(&self) -> bool {
+                false
+            }
+            fn prepare(&mut self, batch: &mut Batch) -> Result<()> {
+                self.0.lock().unwrap().push("prepare");
+                batch.mask = Table::filled(1, 2, 0.0);
+                Ok(())
+            }
+            fn loss(&self, _batch: &Batch, _leaves: &Leaves) -> Result<Loss> {
+                unreachable!("no loss is asked for")
+            }
+            fn commit(&mut self, _batch: &Batch, _metrics: &Metrics) -> Result<()> {
+                self.0.lock().unwrap().push("commit");
+                Err(Error::State { stage: "objective.grpo", why: "as told".into() })
+            }
+        }
+        impl State for Inner {
+            fn save(&self) -> Option<serde_json::Value> {
+                Some(serde_json::json!(7))
+            }
+            fn load(&mut self, saved: &serde_json::Value) -> Result<()> {
+                assert_eq!(saved, &serde_json::json!(7));
+                self.0.lock().unwrap().push("load");
+                Ok(())
+            }
+            fn observe(&mut self, _outcome: &Outcome) {
+                self.0.lock().unwrap().push("observe");
+            }
+        }
+
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let mut policy = Policy { grpo: Box::new(Inner(heard.clone())), settings: SoftGrpo::default() };
+        let mut batch = Batch::new(Table::filled(1, 2, 1.0), vec![0]).unwrap();
+        policy.prepare(&mut batch).unwrap();
+        assert_eq!(batch.mask.sum(), 0.0, "the mask was not changed");
+        let error = policy.commit(&batch, &Metrics::new()).unwrap_err();
+        assert!(matches!(error, Error::State { stage: STAGE, .. }), "{error}");
+        policy.observe(&Outcome::Evaluation { step: 1, accuracy: 0.5 });
+        let saved = policy.save().unwrap();
+        policy.load(&saved).unwrap();
+        assert_eq!(*heard.lock().unwrap(), ["prepare", "commit", "observe", "load"]);
     }
 
     #[test]
