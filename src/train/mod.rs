@@ -13,6 +13,7 @@ pub mod figures;
 pub mod folder;
 mod grading;
 pub mod inputs;
+mod learner;
 pub mod lengths;
 pub mod metrics;
 pub mod offline;

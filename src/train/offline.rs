@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
 
@@ -12,15 +12,13 @@ use super::evaluate::{self, Examiner, line, step_rng};
 use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
 use super::inputs::{Inputs, Reach};
+use super::learner::{Learner, Tally};
 use super::metrics::{Recorder, Step};
 use super::policy::{Policy, Reference};
-use super::radius::Probe;
 use super::ranking::Ranking;
 use super::reference::ReferenceLogps;
-use super::update::{check_every_parameter, gradient};
 use crate::config::{Config, ObjectiveConfig, Offline};
-use crate::model::params::Grads;
-use crate::optim::{AdamW, learning_rate};
+use crate::optim::AdamW;
 
 /// Runs or resumes an offline run.
 pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
@@ -58,7 +56,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     say(&format!("{}: {} examples, {an_epoch} steps an epoch, {steps} steps", config.model.path, examples.len()));
     let untrained = ranking.as_ref().map(|r| r.measure(&policy)).transpose()?;
-    let mut optimiser = AdamW::new(&config.optim, &policy.decoder.params);
+    let mut learner = Learner::new(config, &policy, steps);
     let mut state = State::default();
     let mut bytes = None;
     let kept = if resume { checkpoint::newest(&folder)? } else { None };
@@ -67,7 +65,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     if let Some((path, saved)) = kept {
         policy.restore(&path)?;
-        optimiser.load(&path.join("optimizer.safetensors"), &policy.decoder.params, saved.optimiser_steps)?;
+        learner.optimiser.load(&path.join("optimizer.safetensors"), &policy.decoder.params, saved.optimiser_steps)?;
         if let Some(value) = saved.stages.get("objective") {
             objective.load(value)?;
         }
@@ -97,8 +95,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     if examiner.is_due(&state, steps) {
         test(&mut state, &policy)?;
     }
-    let mut grads = Grads::new(&policy.decoder.params);
-    let (started, before, mut has_checked, mut bad) = (Instant::now(), state.seconds, false, 0);
+    let (started, before) = (Instant::now(), state.seconds);
     let save = |state: &mut State,
                 policy: &Policy,
                 optimiser: &AdamW,
@@ -122,53 +119,21 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         policy.score(&mut batch, &needs, 1.0)?;
         objective.prepare(&mut batch)?;
         batch.count_totals();
-        grads.clear();
-        let update =
-            gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, Some(config.run.seed ^ state.step as u64))?;
-        let lr = learning_rate(&config.optim, state.scheduled_steps, steps);
         let mut metrics = Step::default();
-        let probe = Probe::before(&policy, &batch, config.optim.radius.as_ref(), state.scheduled_steps)?;
-        let report = optimiser.step_with_loss(&policy.decoder.params, &grads, lr, update.loss)?;
-        if let Some(probe) = probe.filter(|_| report.is_accepted) {
-            probe.after(&policy, &mut metrics)?;
-        }
-        state.scheduled_steps += 1;
-        state.trained_tokens += update.tokens as u64;
-        if report.is_accepted {
-            bad = 0;
-            objective.commit(&batch, &update.metrics)?;
-            if !has_checked && report.grad_norm > 0.0 {
-                has_checked = true;
-                check_every_parameter(&policy, &grads, false)?;
-            }
-        } else if report.is_spike {
-            state.skipped_spikes += 1;
-        } else {
-            bad += 1;
-            state.dropped_steps += 1;
-            ensure!(
-                bad < steps.min(3),
-                "optim: the gradient was not finite in {bad} successive steps up to step {}: lower `optim.learning_rate`, or start from a checkpoint that is whole",
-                state.step + 1
-            );
-        }
+        let dropout = config.run.seed ^ state.step as u64;
+        let taken = learner.step(&policy, objective.as_mut(), &batch, (1.0, dropout), &mut state, &mut metrics)?;
+        let mut tally = Tally::default();
+        tally.add(&taken);
         state.step += 1;
         policy.sync_reference(state.step)?;
         state.seconds = before + started.elapsed().as_secs_f64();
-        metrics.extend(&format!("objective/{}", config.objective.variant()), &update.metrics);
-        metrics.set("objective/loss", update.loss);
-        metrics.set("optim/grad_norm", report.grad_norm);
-        metrics.set("optim/grad_norm_l1", report.grad_norm_l1);
-        if config.optim.skip_spikes.is_some() {
-            metrics.set("optim/skipped_spikes", state.skipped_spikes as f64);
-        }
-        metrics.set("optim/learning_rate", lr);
-        metrics.set("time/step", clock.elapsed().as_secs_f64());
-        metrics.set("train/tokens", update.tokens as f64);
-        metrics.set("train/micro_batches", update.micro_batches as f64);
-        let room = (update.micro_batches * policy.micro_tokens) as f64;
-        metrics.set("train/utilisation", update.tokens as f64 / room.max(1.0));
-        metrics.set("train/tokens_per_second", update.tokens as f64 / clock.elapsed().as_secs_f64());
+        tally.record(config, &state, &mut metrics);
+        let (seconds, tokens) = (clock.elapsed().as_secs_f64(), tally.tokens as f64);
+        metrics.set("time/step", seconds);
+        metrics.set("train/micro_batches", taken.update.micro_batches as f64);
+        let room = (taken.update.micro_batches * policy.micro_tokens) as f64;
+        metrics.set("train/utilisation", tokens / room.max(1.0));
+        metrics.set("train/tokens_per_second", tokens / seconds);
         let is_last = state.step == steps;
         if let (Some(ranking), Some(untrained), true) = (&ranking, &untrained, is_due(state.step) || is_last) {
             let measured = ranking.measure(&policy)?;
@@ -180,23 +145,24 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         }
         recorder.record(state.step, &metrics)?;
         if state.step == 1 {
-            check_start(config, &update.metrics);
+            check_start(config, &tally.seen);
         }
         let left = (steps - state.step) as f64 * state.seconds / state.step as f64;
         say(&format!(
-            "step {:>4}/{steps}  loss {:.4}{}  grad {:.2e}  lr {lr:.1e}  {:>6.0} tok/s  {:.2} s  left {}",
+            "step {:>4}/{steps}  loss {:.4}{}  grad {:.2e}  lr {:.1e}  {:>6.0} tok/s  {:.2} s  left {}",
             state.step,
-            update.loss,
-            rewards(&update.metrics),
-            report.grad_norm,
-            update.tokens as f64 / clock.elapsed().as_secs_f64(),
+            tally.loss(),
+            rewards(&tally.seen),
+            taken.report.grad_norm,
+            taken.report.learning_rate,
+            tokens / clock.elapsed().as_secs_f64(),
             clock.elapsed().as_secs_f64(),
             duration(left)
         ));
         let is_best = examiner.is_due(&state, steps) && test(&mut state, &policy)? && config.run.keep_best;
         let is_due = config.run.save_every > 0 && state.step % config.run.save_every == 0;
         if !is_last && (is_due || is_best || super::is_stopping()) {
-            save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
+            save(&mut state, &policy, &learner.optimiser, objective.as_ref(), &mut recorder)?;
         }
     }
     if state.step < steps {
@@ -204,14 +170,14 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         return Ok(());
     }
     let Some(last) = examiner.sit(&policy)? else {
-        save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
+        save(&mut state, &policy, &learner.optimiser, objective.as_ref(), &mut recorder)?;
         say(STOPPED_AT_THE_END);
         return Ok(());
     };
     if !last.is_empty() {
         evaluate::note(&mut state, &last);
     }
-    let checkpoint = save(&mut state, &policy, &optimiser, objective.as_ref(), &mut recorder)?;
+    let checkpoint = save(&mut state, &policy, &learner.optimiser, objective.as_ref(), &mut recorder)?;
     if ranking.is_some() && last.is_empty() {
         super::figures::write(&folder.join("report"), &super::figures::curves(&folder, &state)?)?;
     }

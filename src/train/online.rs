@@ -26,12 +26,11 @@ use super::account::{Clock, STOPPED_AT_THE_END, finish, say};
 use super::checkpoint::State;
 use super::evaluate::Examiner;
 use super::folder::RunFolder;
+use super::learner::Learner;
 use super::metrics::{Recorder, Step};
 use super::policy::Policy;
 use crate::config::{Config, Online};
 use crate::data::Problem;
-use crate::model::params::Grads;
-use crate::optim::AdamW;
 use crate::rollout::{Sampling, Thinking};
 
 /// A run under way.
@@ -47,14 +46,10 @@ struct Run<'a> {
     sampling: Sampling,
     thinking: Option<Thinking>,
     runtime: tokio::runtime::Runtime,
-    optimiser: AdamW,
-    grads: Grads,
+    learner: Learner<'a>,
     state: State,
-    has_checked_gradients: bool,
     /// Successive updates whose gradient was zero although advantages were not.
     idle_steps: usize,
-    /// Successive updates whose gradient was not finite.
-    bad_steps: usize,
     /// The last step that each warning was given in.
     warned: BTreeMap<&'static str, usize>,
 }

@@ -10,14 +10,13 @@ use super::Run;
 use super::stages::Stages;
 use crate::config::{Config, Online};
 use crate::model::decoder::Keep;
-use crate::model::params::Grads;
-use crate::optim::AdamW;
 use crate::rollout::{self, Sampling};
 use crate::train::account::say;
 use crate::train::checkpoint::{self, State};
 use crate::train::evaluate::{self, Examiner, line};
 use crate::train::folder::RunFolder;
 use crate::train::inputs::{Inputs, Reach, check_pool};
+use crate::train::learner::Learner;
 use crate::train::metrics::Recorder;
 use crate::train::policy::Policy;
 use crate::train::{grading, probe};
@@ -63,8 +62,7 @@ impl<'a> Run<'a> {
         ));
         grading::tell_doubts(&rewards, &prompts.kept);
         Ok(Self {
-            optimiser: AdamW::new(&config.optim, &policy.decoder.params),
-            grads: Grads::new(&policy.decoder.params),
+            learner: Learner::new(config, &policy, online.steps * online.train.epochs * online.train.minibatches),
             pool: prompts.kept,
             stages,
             needs,
@@ -73,9 +71,7 @@ impl<'a> Run<'a> {
             thinking,
             runtime,
             state: State::default(),
-            has_checked_gradients: false,
             idle_steps: 0,
-            bad_steps: 0,
             warned: BTreeMap::new(),
             policy,
             config,
@@ -91,7 +87,8 @@ impl<'a> Run<'a> {
             return Recorder::open(folder.path(), self.config.run.tensorboard, None);
         };
         self.policy.restore(&path)?;
-        self.optimiser.load(&path.join("optimizer.safetensors"), &self.policy.decoder.params, state.optimiser_steps)?;
+        let saved = path.join("optimizer.safetensors");
+        self.learner.optimiser.load(&saved, &self.policy.decoder.params, state.optimiser_steps)?;
         self.stages.load(&state.stages)?;
         self.state = state;
         say(&format!("resumed after step {}", self.state.step));
@@ -133,9 +130,9 @@ impl<'a> Run<'a> {
     /// Writes a checkpoint, and removes those that are no longer kept.
     pub(super) fn save(&mut self, folder: &RunFolder, recorder: &mut Recorder) -> Result<PathBuf> {
         self.state.stages = self.stages.save()?;
-        self.state.optimiser_steps = self.optimiser.steps();
+        self.state.optimiser_steps = self.learner.optimiser.steps();
         self.state.metrics_bytes = recorder.bytes()?;
-        let path = checkpoint::save(folder, &self.policy, &self.optimiser, &self.state)?;
+        let path = checkpoint::save(folder, &self.policy, &self.learner.optimiser, &self.state)?;
         let best = self.state.best.map(|(step, _)| step).filter(|_| self.config.run.keep_best);
         checkpoint::prune(folder, self.config.run.keep_last, best)?;
         Ok(path)
