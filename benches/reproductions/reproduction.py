@@ -51,6 +51,8 @@ def limited(command, log):
     stop = ["timeout", "-s", "INT", f"{left:.0f}"] if math.isfinite(left) else []
     with open(log, "a") as file:
         status = subprocess.run([*stop, *command], stdout=file, stderr=file, env=ENV).returncode
+    if status == 130:  # stopped by a Ctrl-C that was meant for this script too
+        sys.exit(130)
     if status not in (0, 124):
         raise RuntimeError(f"{log}: exit status {status}")
     return status
@@ -66,7 +68,7 @@ def train(program, folder, name, config, settings):
         own = {"run.output": folder, "run.name": name}
         command = [program, "train", str(config), *flags({**QUIET, **settings, **own}), *(["--resume"] if saved else [])]
         status = limited(command, f"{run}.log")
-        # A run that was interrupted saves, says so and ends with status 0.
+        # Programs before the exit status 130 end with 0 where a run was interrupted; its log says so.
         was_stopped = pathlib.Path(f"{run}.log").read_text()[-200:].rstrip().endswith("and `--resume`")
         if status == 0 and was_stopped:
             sys.exit(130)

@@ -12,6 +12,7 @@ use candlewick::eval::{self, Exam, Outcome, Sitting, Training};
 use candlewick::hub::Hub;
 use candlewick::train::evaluate::line;
 use candlewick::train::policy::Policy;
+use candlewick::train::{Interrupted, listen_for_stop};
 use candlewick_eval::report::table;
 use candlewick_rewards::reward::math::MathConfig;
 use regex::Regex;
@@ -24,8 +25,8 @@ mod earlier;
 /// Test a checkpoint on benchmarks, and write a report that says how sure it is.
 ///
 /// A benchmark is a name (`gsm8k`), a name with a local file (`gsm8k=test.jsonl`), a file or data set of one's own with a
-/// problem and an answer field, or a generator (`generated:sums`). An evaluation that was stopped goes on where it was
-/// when the same command is given again. For example:
+/// problem and an answer field, or a generator (`generated:sums`). An evaluation that Ctrl-C stopped ends with status 130
+/// and goes on where it was when the same command is given again. For example:
 ///
 /// candlewick eval runs/sums/checkpoints/40 -b gsm8k=test.jsonl --samples 8 --temperature 0.7 --train train.jsonl
 #[derive(clap::Args)]
@@ -208,9 +209,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
 
     // 4. The answers.
+    listen_for_stop("stopping");
     let mut outcomes: Vec<Outcome> = Vec::new();
     for (exam, sitting) in exams.iter().zip(&sittings) {
-        let outcome = exam.sit(&policy, sitting)?.context("the evaluation was asked to stop")?;
+        let Some(outcome) = exam.sit(&policy, sitting)? else {
+            super::note("the evaluation was stopped: the same command goes on from there");
+            return Err(Interrupted.into());
+        };
         super::note(&flags(&line(&outcome)));
         outcomes.push(outcome);
     }

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use candlewick::config::{self, Config, Loaded, Refusal};
 use candlewick::hub::HubError;
+use candlewick::train::Interrupted;
 use clap::Parser;
 use console::style;
 
@@ -37,7 +38,7 @@ use console::style;
 /// weight is loaded.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "exit status: 0 done, 1 the run failed, 2 wrong usage or config")]
+#[command(after_help = "exit status: 0 done, 1 the run failed, 2 wrong usage or config, 130 stopped by Ctrl-C")]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -116,12 +117,16 @@ impl ConfigArguments {
 pub(crate) struct Usage(pub(crate) String);
 
 /// Prints an error, a line for each cause, and gives the exit status: 2 for what the person can
-/// put right in the command or the config, 1 for a run that failed.
+/// put right in the command or the config, 130 for a run that Ctrl-C stopped, 1 for one that failed.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let mut out = std::io::stderr().lock();
     if let Some(refused) = error.downcast_ref::<config::Error>() {
         let _ = writeln!(out, "{}", coloured(&refused.to_string()));
         return ExitCode::from(2);
+    }
+    if error.is::<Interrupted>() {
+        // Where it stopped, and how it goes on, has been said.
+        return ExitCode::from(130);
     }
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;

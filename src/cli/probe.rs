@@ -11,7 +11,7 @@ use super::{ConfigArguments, Usage};
 /// Estimate how often the model solves each training problem, by rollouts.
 ///
 /// Takes model, data, sampling, length and grader from the config and writes a line a problem as it goes: the same
-/// command continues a probe that was stopped. Name the file in `data.probe`, and [prompts.pairing],
+/// command continues a probe that was stopped (status 130 after Ctrl-C). Name the file in `data.probe`, and [prompts.pairing],
 /// [budget.rollouts.knapsack] and [budget.tokens.curriculum] start from it.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

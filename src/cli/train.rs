@@ -7,8 +7,8 @@ use super::ConfigArguments;
 /// Train a model as a config says; without one, run the embedded quickstart.
 ///
 /// Everything the run writes lies in `<run.output>/<run.name>`: the resolved config, metrics,
-/// sampled completions, checkpoints and the closing report. Ctrl-C finishes the step, saves and
-/// says how to go on.
+/// sampled completions, checkpoints and the closing report. Ctrl-C finishes the step, saves,
+/// says how to go on, and ends with status 130.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

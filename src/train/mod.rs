@@ -76,21 +76,29 @@ pub fn is_stopping() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// Finishes what is under way, such as the step, at the first Ctrl-C; the second one ends the program at once.
-fn listen_for_stop(under_way: &'static str) {
+/// That a run stopped because it was asked to, and has said how to go on.
+#[derive(Debug, thiserror::Error)]
+#[error("the run was interrupted")]
+pub struct Interrupted;
+
+/// Has the first Ctrl-C stop the program at the next good place, with `answer` for whoever waits; the second one ends
+/// it at once.
+pub fn listen_for_stop(answer: &'static str) {
     // A handler can be set only once a process; tests and embedders may have set their own.
     let _ = ctrlc::set_handler(move || {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
         // Whoever stopped reading is not waiting for it.
-        let _ = writeln!(std::io::stderr(), "finishing {under_way}; Ctrl-C again ends at once");
+        let _ = writeln!(std::io::stderr(), "{answer}; Ctrl-C again ends at once");
     });
 }
 
 /// Trains as a config says; `resume` continues the newest whole checkpoint of the run's folder.
+///
+/// Errors: [`Interrupted`] where Ctrl-C stopped it before its end.
 pub fn run(config: &Config, resume: bool) -> Result<()> {
-    listen_for_stop("this step");
+    listen_for_stop("finishing this step");
     match config.kind() {
         Kind::Online(online) => online::run(config, &online, resume),
         Kind::Offline(offline) => offline::run(config, &offline, resume),

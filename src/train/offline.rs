@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
 
+use super::Interrupted;
 use super::account::{STOPPED_AT_THE_END, duration, finish, say};
 use super::checkpoint::{self, State};
 use super::evaluate::{self, Examiner, line, step_rng};
@@ -167,12 +168,12 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     if state.step < steps {
         say(&format!("stopped after step {}: go on with the same command and `--resume`", state.step));
-        return Ok(());
+        return Err(Interrupted.into());
     }
     let Some(last) = examiner.sit(&policy)? else {
         save(&mut state, &policy, &learner.optimiser, objective.as_ref(), &mut recorder)?;
         say(STOPPED_AT_THE_END);
-        return Ok(());
+        return Err(Interrupted.into());
     };
     if !last.is_empty() {
         evaluate::note(&mut state, &last);

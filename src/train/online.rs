@@ -22,6 +22,7 @@ use candlewick_rewards::Rewards;
 
 use self::draw::Drawn;
 use self::stages::Stages;
+use super::Interrupted;
 use super::account::{Clock, STOPPED_AT_THE_END, finish, say};
 use super::checkpoint::State;
 use super::evaluate::Examiner;
@@ -85,12 +86,12 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
     }
     if run.state.step < online.steps {
         say(&format!("stopped after step {}: go on with the same command and `--resume`", run.state.step));
-        return Ok(());
+        return Err(Interrupted.into());
     }
     let Some(last) = examiner.sit(&run.policy)? else {
         run.save(&folder, &mut recorder)?;
         say(STOPPED_AT_THE_END);
-        return Ok(());
+        return Err(Interrupted.into());
     };
     if !last.is_empty() {
         run.evaluated(&last)?;

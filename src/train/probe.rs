@@ -113,8 +113,10 @@ pub struct Record {
 }
 
 /// Probes the pool of a config's training problems; a file that is there is continued.
+///
+/// Errors: [`super::Interrupted`] where Ctrl-C stopped it before its end.
 pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path) -> Result<()> {
-    super::listen_for_stop("these problems");
+    super::listen_for_stop("finishing these problems");
     ensure!(settings.rollouts > 0, "a probe needs at least 1 rollout a problem");
     Rewards::new(online.reward)?.verdict().context("a probe must know which completions are right")?;
     let tokens = online.budget.tokens.build()?;
@@ -149,7 +151,7 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
         if super::is_stopping() {
             bar.finish_and_clear();
             say(&format!("stopped after {} problems: the same command goes on from there", records.len()));
-            return Ok(());
+            return Err(super::Interrupted.into());
         }
         let settings = rollout::Settings {
             sampling: Sampling::from(discrete),

@@ -91,7 +91,7 @@ fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     assert!(wait_for(&mut child, || lines(&metrics) >= 1), "the run ended before it could be interrupted");
     interrupt(&child);
     let (status, out, err) = done(&child.wait_with_output().unwrap());
-    assert_eq!(status, 0, "{out}{err}");
+    assert_eq!(status, 130, "{out}{err}");
     let step = lines(&metrics);
     assert!(err.contains("finishing this step; Ctrl-C again ends at once"), "{err}");
     assert!(out.contains(&format!("stopped after step {step}: ")) && out.contains("`--resume`"), "{out}");
@@ -129,7 +129,7 @@ fn ctrl_c_stops_a_test_and_the_resumed_run_makes_up_for_it() {
     assert!(wait_for(&mut child, || lines(&journal) > 20), "the run ended before it could be interrupted");
     interrupt(&child);
     let (status, out, err) = done(&child.wait_with_output().unwrap());
-    assert_eq!(status, 0, "{out}{err}");
+    assert_eq!(status, 130, "{out}{err}");
     assert!(out.contains("stopped after step 0: ") && lines(&journal) < 1601, "{out}");
     // 2. In the test after the first step: the step is kept, the test is not.
     let mut again = command(output, "cut", &sets);
@@ -139,7 +139,7 @@ fn ctrl_c_stops_a_test_and_the_resumed_run_makes_up_for_it() {
     assert!(wait_for(&mut child, || lines(&metrics) == 1), "the run ended before it could be interrupted");
     interrupt(&child);
     let (status, out, err) = done(&child.wait_with_output().unwrap());
-    assert_eq!(status, 0, "{out}{err}");
+    assert_eq!(status, 130, "{out}{err}");
     assert!(out.contains("stopped after step 1: ") && !out.contains("      eval  "), "{out}");
     // 3. The resumed run tests first, and ends as the whole one did.
     let out = resume(output, "cut", &sets);
@@ -153,6 +153,39 @@ fn ctrl_c_stops_a_test_and_the_resumed_run_makes_up_for_it() {
     }
     let weights = |name: &str| std::fs::read(output.join(name).join("checkpoints/2/model.safetensors")).unwrap();
     assert!(weights("whole") == weights("cut"), "the weights differ");
+}
+
+/// `eval` and `probe` stopped by Ctrl-C end with status 130 as `train` does, and the same command goes on.
+#[test]
+fn ctrl_c_stops_eval_and_probe_with_a_status_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = |name: &str| folder.path().join(name).display().to_string();
+    let (report, rates) = (out("report"), out("rates.jsonl"));
+    let eval = ["eval", "configs/quickstart", "-b", "validation", "--config", QUICKSTART, "--output", &report];
+    let eval = [&eval[..], &["--samples", "16", "--temperature", "1"]].concat();
+    let probe = ["probe", QUICKSTART, "--rollouts", "16", "--set", "data.generated.count=400", "--output", &rates];
+    for (words, file, least) in [(&eval[..], "report/unfinished/validation.jsonl", 20), (&probe[..], "rates.jsonl", 2)]
+    {
+        let command = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_candlewick"));
+            command.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(words);
+            command
+        };
+        let mut child = command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let file = folder.path().join(file);
+        assert!(wait_for(&mut child, || lines(&file) > least), "{} ended before it could be interrupted", words[0]);
+        interrupt(&child);
+        let (status, out, err) = done(&child.wait_with_output().unwrap());
+        assert_eq!(status, 130, "{out}{err}");
+        let told = format!("{out}{err}");
+        assert!(told.contains("the same command goes on from there") && !err.contains("error"), "{told}");
+        let kept = lines(&file);
+        let (status, out, err) = done(&command().output().unwrap());
+        assert_eq!(status, 0, "{out}{err}");
+        // The first line of either file holds the settings.
+        let taken = format!("{out}{err}");
+        assert!(taken.contains(&format!(" {} ", kept - 1)), "{kept} lines were kept: {taken}");
+    }
 }
 
 /// Killed again and again, in whatever it was doing, until it is through.

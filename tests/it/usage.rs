@@ -19,7 +19,9 @@ fn help_lists_every_subcommand_and_the_exit_status() {
             done.stdout
         );
     }
-    assert!(done.stdout.contains("exit status: 0 done, 1 the run failed, 2 wrong usage or config"));
+    assert!(
+        done.stdout.contains("exit status: 0 done, 1 the run failed, 2 wrong usage or config, 130 stopped by Ctrl-C")
+    );
 }
 
 #[test]
