@@ -17,7 +17,8 @@ use crate::{Batch, Error, Result, State};
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
     /// The step has fewer pairs. Where not one is left, it has one whose missing side is the measured prompt nearest to
-    /// its band, with a warning and the metric `substitutes`. A run that never had a pair stops at its start.
+    /// its band, with a warning and the metric `substitutes`; where nothing but k = 0 and k = n is left, the run
+    /// stops. A run that never had a pair stops at its start.
     #[default]
     FewerPairs,
     /// The short side takes the prompts nearest to its band from between the bands; they are counted.
@@ -204,6 +205,11 @@ impl Pairs {
         (n >= self.settings.min_count).then_some((k, n))
     }
 
+    /// Whether its newest outcomes are neither all right nor all wrong.
+    fn is_mixed(&self, tally: &Tally) -> bool {
+        self.newest(tally).is_some_and(|(k, n)| k >= 1 && k < n)
+    }
+
     /// The side that a prompt has now, for good or waiting.
     fn side_now(&self, id: PromptId, tally: &Tally) -> Option<Side> {
         let (k, n) = self.newest(tally)?;
@@ -237,8 +243,7 @@ impl Pairs {
         let mut found: Vec<_> = success
             .iter()
             .filter(|(id, tally)| {
-                let is_mixed = self.newest(tally).is_some_and(|(k, n)| k >= 1 && k < n);
-                *id < pool && is_mixed && self.is_free(*id) && self.side_now(*id, tally) == Some(side)
+                *id < pool && self.is_mixed(tally) && self.is_free(*id) && self.side_now(*id, tally) == Some(side)
             })
             .map(|(id, tally)| self.rank(id, side, tally))
             .collect();
@@ -251,8 +256,7 @@ impl Pairs {
         let mut found: Vec<_> = success
             .iter()
             .filter(|(id, tally)| {
-                let is_mixed = self.newest(tally).is_some_and(|(k, n)| k >= 1 && k < n);
-                *id < pool && is_mixed && self.is_free(*id) && self.side_now(*id, tally).is_none()
+                *id < pool && self.is_mixed(tally) && self.is_free(*id) && self.side_now(*id, tally).is_none()
             })
             .map(|(id, tally)| {
                 let (_, rarity, id) = self.rank(id, side, tally);
@@ -304,22 +308,15 @@ impl Pairs {
         Some([hard, easy])
     }
 
-    /// Measured prompts from the nearest to a side's band on: those of the side that rest, others with both outcomes, then
-    /// those without.
+    /// Measured prompts from the nearest to a side's band on: those of the side that rest, then others with both
+    /// outcomes. With k = 0 or k = n a prompt teaches nothing, and stands for neither side.
     fn nearest(&self, success: &Success, pool: usize, side: Side) -> Vec<PromptId> {
-        let far = |k: usize, n: usize, id: PromptId, tally: &Tally| match (k, side) {
-            _ if k >= 1 && k < n => u64::from(self.side_now(id, tally) != Some(side)),
-            (0, Side::Hard) => 2,
-            (_, Side::Easy) if k == n => 2,
-            _ => 3,
-        };
         let mut found: Vec<_> = success
             .iter()
-            .filter(|(id, _)| *id < pool)
-            .filter_map(|(id, tally)| {
-                let (k, n) = self.newest(tally)?;
+            .filter(|(id, tally)| *id < pool && self.is_mixed(tally))
+            .map(|(id, tally)| {
                 let (_, rarity, _) = self.rank(id, side, tally);
-                Some((far(k, n, id, tally), rarity, id))
+                (u64::from(self.side_now(id, tally) != Some(side)), rarity, id)
             })
             .collect();
         sort(&mut found);
@@ -375,8 +372,7 @@ impl Prompts for Pairs {
         let is_midrange = |id: &PromptId| self.side_now(*id, &success.get(*id)).is_none();
         self.step.midrange += hard.iter().chain(&easy).filter(|id| is_midrange(id)).count();
         let mut pairs: Vec<[PromptId; 2]> = hard.into_iter().zip(easy).map(|(h, e)| [h, e]).collect();
-        let has_own = !pairs.is_empty();
-        if !has_own && self.step.kept == 0 {
+        if pairs.is_empty() && self.step.kept == 0 {
             pairs.extend(self.last_resort(success, pool));
         }
         if pairs.is_empty() && self.step.kept == 0 && reserve.is_empty() {
@@ -384,11 +380,12 @@ impl Prompts for Pairs {
         }
         self.step.first += self.step.pairs.len();
         self.step.pairs = pairs;
-        for &[h, e] in &self.step.pairs {
+        for [h, e] in self.step.pairs.clone() {
             for (id, side) in [(h, Side::Hard), (e, Side::Easy)] {
+                // Who stands in for a side, from between the bands or in need, does not come to belong to it.
+                let is_own = self.side_now(id, &success.get(id)) == Some(side);
                 let record = self.memory.records.entry(id).or_default();
-                // Who stands in for a side does not come to belong to it.
-                if has_own {
+                if is_own {
                     record.side = Some(side);
                 }
                 record.uses += 1;
@@ -459,7 +456,7 @@ impl Prompts for Pairs {
         m.max("midrange", self.step.midrange as f64);
         m.max("substitutes", self.step.substitutes as f64);
         m.sum("measured", self.step.measured.len() as f64);
-        m.max("known", self.memory.records.len() as f64);
+        m.max("known", self.memory.records.values().filter(|r| r.side.is_some()).count() as f64);
         Ok(accepted)
     }
 }

@@ -99,10 +99,16 @@ fn a_side_with_no_prompt_left_takes_the_nearest_and_says_so_or_stops() {
         assert_eq!(accepted.metrics.get("substitutes"), Some(1.0), "and does not become hard by it");
         end_of_step(stage.as_mut());
     }
+    let mut more = known(&[1, 15, 0, 6, 10]);
+    more.record(0, &visit, 16, 0);
+    more.record(1, &[true; 16], 16, 0);
+    let chosen = choose(stage.as_mut(), &more, 2);
+    assert_eq!(chosen, [3, 4], "6 and 10 of 16 stand for both sides; the solved and the unsolved prompt never do");
+    assert_eq!(stage.accept(&draw(&chosen, &[2, 3])).unwrap().metrics.get("substitutes"), Some(2.0));
+    end_of_step(stage.as_mut());
     success.record(1, &[true; 16], 16, 0);
-    let chosen = choose(stage.as_mut(), &success, 2);
-    assert_eq!(chosen, [0, 1], "the solved prompt is the easiest");
-    assert_eq!(stage.accept(&draw(&chosen, &[2, 4])).unwrap().metrics.get("substitutes"), Some(2.0));
+    let error = stage.choose(3, &success, 2, &mut Rng::keyed(&[0])).unwrap_err().to_string();
+    assert!(error.contains("0 in that of easy"), "one prompt with both outcomes makes no pair: {error}");
     let mut strict = Pairing { fallback: Fallback::Stop, ..settings }.build().unwrap();
     let error = strict.choose(3, &success, 2, &mut Rng::keyed(&[0])).unwrap_err().to_string();
     assert!(error.contains("0 lie in the band of hard") && error.contains("fewer_pairs"), "{error}");
@@ -133,7 +139,11 @@ fn midrange_prompts_fill_a_short_side_only_when_asked_and_are_counted() {
     let chosen = choose(stage.as_mut(), &success, 4);
     assert_eq!(chosen, [0, 1, 2, 3]);
     let accepted = stage.accept(&draw(&chosen, &[1, 3, 2, 2])).unwrap();
-    assert_eq!(accepted.metrics.get("midrange"), Some(2.0));
+    assert_eq!((accepted.metrics.get("midrange"), accepted.metrics.get("known")), (Some(2.0), Some(2.0)));
+    end_of_step(stage.as_mut());
+    let chosen = choose(stage.as_mut(), &success, 4);
+    let accepted = stage.accept(&draw(&chosen, &[1, 3, 2, 2])).unwrap();
+    assert_eq!(accepted.metrics.get("midrange"), Some(2.0), "one that stood in before does so again");
 }
 
 #[test]
