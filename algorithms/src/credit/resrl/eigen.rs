@@ -144,14 +144,8 @@ mod tests {
 
     fn symmetric(n: usize) -> Columns {
         let mut rng = Rng::keyed(&[n as u64]);
-        let mut a = vec![vec![0.0; n]; n];
-        for i in 0..n {
-            for j in 0..=i {
-                a[i][j] = rng.normal();
-                a[j][i] = a[i][j];
-            }
-        }
-        a
+        let half: Columns = (0..n).map(|_| (0..n).map(|_| rng.normal()).collect()).collect();
+        (0..n).map(|i| (0..n).map(|j| half[i][j] + half[j][i]).collect()).collect()
     }
 
     #[test]
