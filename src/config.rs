@@ -20,6 +20,7 @@ mod train;
 mod values;
 
 use candlewick_algorithms::advantage::AdvantageConfig;
+use candlewick_algorithms::batch::TeacherNeed;
 use candlewick_algorithms::budget::rollouts::RolloutsConfig;
 use candlewick_algorithms::budget::tokens::TokensConfig;
 use candlewick_algorithms::credit::CreditConfig;
@@ -162,6 +163,15 @@ impl Config {
             credit: self.credit.as_ref(),
             train,
         })
+    }
+
+    /// Whether all that is asked of the reference is asked before the first step, and the reference then dropped: log-probs
+    /// of given tokens, or a few tokens of a teacher, from a model that stays where it is.
+    pub fn asks_reference_once(&self) -> bool {
+        let is_fixed = self.model.reference.as_ref().is_none_or(|r| r.sync_steps.is_none());
+        let needs = self.objective.build().map(|o| o.needs()).unwrap_or_default();
+        let is_whole = needs.teacher == Some(TeacherNeed::Full);
+        is_fixed && needs.reference() && !is_whole && matches!(self.kind(), Kind::Offline(_))
     }
 
     /// The resolved settings as TOML, which parses to the same settings.

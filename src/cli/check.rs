@@ -4,9 +4,10 @@ use std::io::Write;
 
 use anyhow::Result;
 use candlewick::config::{Config, Kind, Offline, Online};
-use candlewick::model::memory::{self, size};
+use candlewick::model::memory::{self, Models, size};
 use candlewick::model::spec::DecoderSpec;
 use candlewick::train::inputs::{self, Inputs, Reach};
+use candlewick::train::teacher;
 use console::style;
 
 use super::{ConfigArguments, table};
@@ -35,7 +36,7 @@ fn check(config: &Config) -> Result<()> {
     writeln!(out, "{}", config.to_toml().trim_end())?;
     let (step, run) = match config.kind() {
         Kind::Online(online) => online_arithmetic(config, &online),
-        Kind::Offline(offline) => offline_arithmetic(&offline),
+        Kind::Offline(offline) => offline_arithmetic(config, &offline, &inputs),
     };
     section(&mut out, "a step", &step)?;
     section(&mut out, "the run", &run)?;
@@ -98,7 +99,7 @@ fn online_arithmetic(config: &Config, online: &Online<'_>) -> (Vec<Vec<String>>,
     (step, run)
 }
 
-fn offline_arithmetic(offline: &Offline) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
+fn offline_arithmetic(config: &Config, offline: &Offline, inputs: &Inputs) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
     let step =
         vec![line(offline.train.batch_size, "examples", "train.offline.batch_size"), line(1, "optimiser step", "")];
     let mut run = vec![line(offline.train.epochs, "epochs", "each as many steps as the data fill")];
@@ -106,7 +107,17 @@ fn offline_arithmetic(offline: &Offline) -> (Vec<Vec<String>>, Vec<Vec<String>>)
         run.push(line(steps, "steps at most", "run.steps"));
         run.push(line(steps * offline.train.batch_size, "examples at most", ""));
     }
+    run.extend(teacher_on_disk(config, inputs));
     (step, run)
+}
+
+/// What a teacher's tokens take in the output folder.
+fn teacher_on_disk(config: &Config, inputs: &Inputs) -> Option<Vec<String>> {
+    let bytes = config.asks_reference_once().then_some(config.objective.build().ok()?)?;
+    let (a_token, rows) = (teacher::bytes_a_token(bytes.as_ref())?, inputs.dataset.as_ref()?.len());
+    let most = (a_token * rows * inputs.lengths.mean) as u64;
+    let why = format!("{a_token} bytes a learnt token, asked before the first step; then the teacher is dropped");
+    Some(line(size(most), "on disk at most, of the teacher", why))
 }
 
 fn evaluations(config: &Config, steps: Option<usize>) -> Option<Vec<String>> {
@@ -128,11 +139,15 @@ fn evaluations(config: &Config, steps: Option<usize>) -> Option<Vec<String>> {
 /// What the run takes, part by part.
 fn memory_table(out: &mut impl Write, config: &Config, inputs: &Inputs) -> Result<()> {
     let (machine, lengths) = (memory::machine(), inputs.lengths);
-    let estimate = memory::estimate(config, &inputs.spec, lengths, machine.map(|(_, free)| free));
+    let models = Models { policy: &inputs.spec, reference: inputs.reference.as_ref() };
+    let estimate = memory::estimate(config, models, lengths, machine.map(|(_, free)| free));
     let rows = |parts: &[memory::Part]| {
         parts.iter().map(|p| vec![format!("{:>9}", size(p.bytes)), p.name.into(), p.why.clone()]).collect::<Vec<_>>()
     };
     section(out, "memory, throughout", &rows(&estimate.standing))?;
+    if !estimate.preparing.is_empty() {
+        section(out, "memory, before the first step, beside program and weights", &rows(&estimate.preparing))?;
+    }
     if !estimate.sampling.is_empty() {
         section(out, "memory, while sampling", &rows(&estimate.sampling))?;
     }

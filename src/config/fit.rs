@@ -226,6 +226,14 @@ fn reference(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
         findings.push(Finding { is_key: false, ..Finding::at("model.reference.mixup_alpha", message) });
     }
     if let Some(path) = reference.path.as_ref().filter(|p| p.ends_with(".gguf")) {
+        if stages.needs.teacher.is_some() {
+            let message = "a quantised reference gives log-probs of tokens, not the distributions that a divergence is taken from";
+            findings.push(Finding {
+                help: Some("name a safetensors teacher, or sample and use `mode` = \"policy_gradient\"".into()),
+                is_key: false,
+                ..Finding::at("model.reference.path", message)
+            });
+        }
         gguf(path, reference.revision.is_some(), findings);
     }
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::hub::{Hub, Weights};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::lora;
-use crate::train::checkpoint::checksum;
+use crate::train::checkpoint::{checksum, hex};
 use crate::train::policy::Policy;
 
 /// The identity of a policy as it was loaded from, or saved to, `folder`; date, time and tokens are the caller's.
@@ -78,8 +78,4 @@ pub fn weights(folder: &Path) -> Result<String> {
         lines.push_str(&format!("{sum}  {name}\n"));
     }
     Ok(hex(&Sha256::digest(lines.as_bytes())))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -16,6 +16,9 @@ const HEAD_ROWS: usize = super::head::ROWS_A_CHUNK;
 const PROMPT_TOKENS: usize = 128;
 /// Program, its threads and small data, in bytes.
 const PROGRAM_BYTES: u64 = 56 << 20;
+/// Names of what is there from the beginning.
+const PROGRAM: &str = "program";
+const WEIGHTS: &str = "weights";
 /// Tokenizer and chat template, in bytes a token of the vocabulary.
 const TOKENIZER_BYTES: u64 = 900;
 /// Room of a growing cache relative to what it holds: it doubles when it is full.
@@ -45,6 +48,15 @@ impl Lengths {
     }
 }
 
+/// The models of a run, by their shapes.
+#[derive(Debug, Clone, Copy)]
+pub struct Models<'a> {
+    /// What is trained.
+    pub policy: &'a DecoderSpec,
+    /// The reference, where it is not of the policy's shape.
+    pub reference: Option<&'a DecoderSpec>,
+}
+
 /// One use of memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
@@ -61,6 +73,8 @@ pub struct Part {
 pub struct Estimate {
     /// What stays throughout.
     pub standing: Vec<Part>,
+    /// What a reference that is asked before the first step, and then dropped, adds to program and weights.
+    pub preparing: Vec<Part>,
     /// What sampling adds.
     pub sampling: Vec<Part>,
     /// What an update adds.
@@ -80,18 +94,24 @@ pub struct Estimate {
 impl Estimate {
     /// Bytes at the peak.
     pub fn peak(&self) -> u64 {
-        let sum = |parts: &Vec<Part>| parts.iter().map(|p| p.bytes).sum::<u64>();
+        let sum = |parts: &[Part]| parts.iter().map(|p| p.bytes).sum::<u64>();
         let turns = [&self.sampling, &self.updating, &self.evaluating, &self.saving];
-        sum(&self.standing) + turns.into_iter().map(sum).max().unwrap_or(0)
+        let steps = sum(&self.standing) + turns.into_iter().map(|parts| sum(parts)).max().unwrap_or(0);
+        if self.preparing.is_empty() {
+            return steps;
+        }
+        // Gradients and moments are made after it.
+        let loaded = self.standing.iter().filter(|p| [PROGRAM, WEIGHTS].contains(&p.name)).map(|p| p.bytes);
+        steps.max(loaded.sum::<u64>() + sum(&self.preparing))
     }
 }
 
 /// The memory that a run takes; where `gradient_checkpointing` is left to the program, it is on
 /// exactly if the run would not fit into `available` bytes without it, with completions at their limit.
-pub fn estimate(config: &Config, spec: &DecoderSpec, lengths: Lengths, available: Option<u64>) -> Estimate {
+pub fn estimate(config: &Config, models: Models<'_>, lengths: Lengths, available: Option<u64>) -> Estimate {
     let with = |is_checkpointed| {
-        let typical = Plan::new(config, spec, lengths, is_checkpointed, 0.5).estimate();
-        Estimate { most: Plan::new(config, spec, lengths, is_checkpointed, 1.0).estimate().peak(), ..typical }
+        let typical = Plan::new(config, models, lengths, is_checkpointed, 0.5).estimate();
+        Estimate { most: Plan::new(config, models, lengths, is_checkpointed, 1.0).estimate().peak(), ..typical }
     };
     match config.model.gradient_checkpointing {
         Switch::On => with(true),
@@ -109,6 +129,7 @@ pub fn estimate(config: &Config, spec: &DecoderSpec, lengths: Lengths, available
 /// The sizes that a run's memory follows from.
 struct Plan<'a> {
     config: &'a Config,
+    models: Models<'a>,
     spec: &'a DecoderSpec,
     is_checkpointed: bool,
     /// Distinct prompts and rows of a step.
@@ -123,7 +144,8 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(config: &'a Config, spec: &'a DecoderSpec, lengths: Lengths, is_checkpointed: bool, share: f64) -> Self {
+    fn new(config: &'a Config, models: Models<'a>, lengths: Lengths, is_checkpointed: bool, share: f64) -> Self {
+        let spec = models.policy;
         let (prompts, rows, cap, minibatches) = match config.kind() {
             Kind::Online(online) => {
                 let rollouts = online.budget.rollouts.build().map_or(1.0, |r| r.mean());
@@ -142,6 +164,7 @@ impl<'a> Plan<'a> {
         let update_tokens = (a_step.div_ceil(minibatches.max(1))).clamp(1, micro_batch_tokens);
         Self {
             config,
+            models,
             spec,
             is_checkpointed,
             prompts,
@@ -160,8 +183,18 @@ impl<'a> Plan<'a> {
             }
             Kind::Offline(_) => Vec::new(),
         };
+        let mut standing = standing(self.config, self.spec);
+        let reference = reference(self.config, self.models.reference.unwrap_or(self.spec));
+        let preparing = match self.config.asks_reference_once() {
+            true => self.preparing(reference),
+            false => {
+                standing.extend(reference);
+                Vec::new()
+            }
+        };
         Estimate {
-            standing: standing(self.config, self.spec),
+            standing,
+            preparing,
             sampling,
             updating: self.updating(),
             evaluating: self.evaluating(),
@@ -170,6 +203,17 @@ impl<'a> Plan<'a> {
             is_checkpointed: self.is_checkpointed,
             micro_batch_tokens: self.micro_batch_tokens,
         }
+    }
+
+    /// The reference, and a forward pass of it that keeps nothing.
+    fn preparing(&self, reference: Option<Part>) -> Vec<Part> {
+        let spec = self.models.reference.unwrap_or(self.spec);
+        let (tokens, bytes) = (self.micro_batch_tokens, self.config.model.dtype.bytes());
+        let wide = 2 * spec.intermediate_size + 4 * spec.hidden_size + 2 * (spec.heads + spec.kv_heads) * spec.head_dim;
+        let head = HEAD_ROWS.min(tokens) * spec.vocab_size * 4;
+        let why = format!("{tokens} tokens, nothing kept; logits of {} at a time", HEAD_ROWS.min(tokens));
+        let pass = Part { name: "forward pass", bytes: (tokens * bytes * wide + head) as u64, why };
+        reference.into_iter().chain([pass]).collect()
     }
 
     fn evaluating(&self) -> Vec<Part> {
@@ -269,12 +313,12 @@ fn standing(config: &Config, spec: &DecoderSpec) -> Vec<Part> {
     let adapters = if config.model.lora.is_some() { trained } else { 0 };
     let mut parts = vec![
         Part {
-            name: "program",
+            name: PROGRAM,
             bytes: PROGRAM_BYTES + TOKENIZER_BYTES * spec.vocab_size as u64,
             why: "code, tokenizer, data".into(),
         },
         Part {
-            name: "weights",
+            name: WEIGHTS,
             bytes: (all + adapters) * bytes,
             why: format!("{} x {bytes} bytes", millions(all + adapters)),
         },
@@ -284,14 +328,19 @@ fn standing(config: &Config, spec: &DecoderSpec) -> Vec<Part> {
     if bytes < 4 {
         parts.push(Part { name: "master weights", bytes: trained * 4, why: "f32 beside bf16".into() });
     }
-    if let Some(reference) = &config.model.reference {
-        let file = reference.path.as_deref().filter(|p| p.ends_with(".gguf")).and_then(|p| std::fs::metadata(p).ok());
-        parts.push(match file {
-            Some(file) => Part { name: "reference", bytes: file.len(), why: "a quantised model, frozen".into() },
-            None => Part { name: "reference", bytes: all * bytes, why: "a second model, frozen".into() },
-        });
-    }
     parts
+}
+
+/// The reference, where it is a model of its own.
+fn reference(config: &Config, spec: &DecoderSpec) -> Option<Part> {
+    let path = config.model.reference.as_ref()?.path.as_deref();
+    let file = path.filter(|p| p.ends_with(".gguf")).and_then(|p| std::fs::metadata(p).ok());
+    let (parameters, bytes) = (spec.parameters() as u64, config.model.dtype.bytes() as u64);
+    let why = format!("a second model of {:.1} M, frozen", parameters as f64 / 1e6);
+    Some(match file {
+        Some(file) => Part { name: "reference", bytes: file.len(), why: "a quantised model, frozen".into() },
+        None => Part { name: "reference", bytes: parameters * bytes, why },
+    })
 }
 
 /// A number of bytes for people: `1.5 GiB`.

@@ -20,6 +20,7 @@ use super::ops::View;
 const SHARD_BYTES: usize = 5_000_000_000;
 
 /// Mapped safetensors files.
+#[derive(Debug)]
 pub struct Weights {
     files: Vec<(PathBuf, Mmap)>,
     by_name: HashMap<String, usize>,
@@ -108,7 +109,7 @@ impl Weights {
         self.by_name.contains_key(name)
     }
 
-    fn view<R>(&self, name: &str, read: impl FnOnce(TensorView) -> Result<R>) -> Result<R> {
+    fn view<'s, R>(&'s self, name: &str, read: impl FnOnce(TensorView<'s>) -> Result<R>) -> Result<R> {
         let Some(&file) = self.by_name.get(name) else {
             bail!("tensor `{name}` is missing in {}", self.places());
         };
@@ -116,6 +117,27 @@ impl Weights {
         let tensors = SafeTensors::deserialize(map).with_context(|| format!("{} cannot be read", path.display()))?;
         let view = tensors.tensor(name).with_context(|| format!("{} cannot be read", path.display()))?;
         read(view).with_context(|| format!("tensor `{name}` of {} cannot be used", path.display()))
+    }
+
+    /// A tensor's bytes where they are mapped; its type and shape must be these.
+    pub fn bytes(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&[u8]> {
+        self.view(name, |view| {
+            ensure!(
+                view.dtype() == dtype && view.shape() == shape,
+                "it is {:?} of {:?} where {dtype:?} of {shape:?} is wanted",
+                view.dtype(),
+                view.shape()
+            );
+            Ok(view.data())
+        })
+    }
+
+    /// What the metadata of the first file say under a name.
+    pub fn note(&self, name: &str) -> Result<Option<String>> {
+        let Some((path, map)) = self.files.first() else { return Ok(None) };
+        let (_, metadata) =
+            SafeTensors::read_metadata(map).with_context(|| format!("{} cannot be read", path.display()))?;
+        Ok(metadata.metadata().as_ref().and_then(|notes| notes.get(name).cloned()))
     }
 
     /// Shape of a tensor.

@@ -179,10 +179,15 @@ pub fn checksum(path: &Path) -> Result<String> {
     loop {
         let n = file.read(&mut buffer).with_context(|| format!("{} cannot be read", path.display()))?;
         if n == 0 {
-            return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect());
+            return Ok(hex(&hash.finalize()));
         }
         hash.update(&buffer[..n]);
     }
+}
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -30,6 +30,18 @@ pub struct Row {
     pub role: Role,
 }
 
+impl Row {
+    /// Where the answer begins: the first token of a text follows nothing, so it cannot be learnt.
+    fn start(&self) -> usize {
+        self.tokens.prompt_len().max(1).min(self.tokens.ids.len())
+    }
+
+    /// Tokens that a batch unmasks.
+    pub(super) fn learnt_tokens(&self) -> usize {
+        self.tokens.learnt[self.start()..].iter().filter(|learnt| **learnt).count()
+    }
+}
+
 /// A group of a batch: what is drawn together.
 #[derive(Debug, Clone)]
 pub struct Group {
@@ -112,9 +124,7 @@ impl Examples {
         let rows: Vec<(usize, usize, &Row)> = (chosen.iter().enumerate())
             .flat_map(|(place, &g)| self.groups[g].rows.iter().map(move |row| (place, g, row)))
             .collect();
-        // The first token of a text follows nothing, so it cannot be learnt.
-        let starts: Vec<usize> =
-            rows.iter().map(|(.., r)| r.tokens.prompt_len().max(1).min(r.tokens.ids.len())).collect();
+        let starts: Vec<usize> = rows.iter().map(|(.., row)| row.start()).collect();
         let masks: Vec<Vec<f64>> = (rows.iter().zip(&starts))
             .map(|((.., r), &s)| r.tokens.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect())
             .collect();

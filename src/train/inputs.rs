@@ -33,6 +33,8 @@ pub enum Reach {
 pub struct Inputs {
     /// The model's shape.
     pub spec: DecoderSpec,
+    /// The reference's, where it is a model of its own.
+    pub reference: Option<DecoderSpec>,
     /// The training data; `None` where they are on the Hub and were not fetched.
     pub dataset: Option<Dataset>,
     /// How long prompts or examples are.
@@ -51,7 +53,7 @@ impl Inputs {
         // 1. Models, by their `config.json`.
         let (spec, folder) = shape(&config.model.path, config.model.revision.as_deref(), "model.path")?;
         check_model(config, &spec).map_err(|error| Refusal::command(format!("{error:#}")))?;
-        check_reference(config, &spec)?;
+        let reference = check_reference(config, &spec)?;
         let reward_models = config.reward.as_ref().map_or(Ok(Vec::new()), reward_models)?;
 
         // 2. Other programs and files.
@@ -79,7 +81,7 @@ impl Inputs {
             }
             _ => Lengths::assumed(config),
         };
-        Ok(Self { spec, dataset, lengths, reward_models, notes })
+        Ok(Self { spec, reference, dataset, lengths, reward_models, notes })
     }
 }
 
@@ -108,11 +110,11 @@ pub fn shape(path: &str, revision: Option<&str>, key: &str) -> Result<(DecoderSp
     find().map_err(|error| refused(key, error))
 }
 
-/// The reference is there, and reads the policy's tokens.
-fn check_reference(config: &Config, policy: &DecoderSpec) -> Result<()> {
+/// The reference is there, and reads the policy's tokens; its shape, where a path names it.
+fn check_reference(config: &Config, policy: &DecoderSpec) -> Result<Option<DecoderSpec>> {
     const KEY: &str = "model.reference.path";
-    let Some(reference) = &config.model.reference else { return Ok(()) };
-    let Some(path) = reference.path.as_ref().filter(|path| !path.ends_with(".gguf")) else { return Ok(()) };
+    let Some(reference) = &config.model.reference else { return Ok(None) };
+    let Some(path) = reference.path.as_ref().filter(|path| !path.ends_with(".gguf")) else { return Ok(None) };
     let (spec, _) = shape(path, reference.revision.as_deref(), KEY)?;
     if spec.vocab_size != policy.vocab_size {
         let message = format!(
@@ -121,7 +123,7 @@ fn check_reference(config: &Config, policy: &DecoderSpec) -> Result<()> {
         );
         return Err(Refusal::key(KEY, message).into());
     }
-    Ok(())
+    Ok(Some(spec))
 }
 
 fn reward_models(rewards: &RewardsConfig) -> Result<Vec<(&'static str, DecoderSpec)>> {

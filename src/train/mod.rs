@@ -13,6 +13,7 @@ pub mod figures;
 pub mod folder;
 mod grading;
 pub mod inputs;
+mod kept;
 mod learner;
 pub mod lengths;
 pub mod metrics;
@@ -24,7 +25,7 @@ pub mod radius;
 pub mod ranking;
 pub mod reference;
 pub mod score;
-mod teacher;
+pub mod teacher;
 mod told;
 pub mod update;
 

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candlewick_algorithms::Needs;
 use candlewick_algorithms::objective::{Objective, Rows};
+use candlewick_algorithms::{Batch, Needs};
 
 use super::Interrupted;
 use super::account::{STOPPED_AT_THE_END, duration, finish, say};
@@ -17,7 +17,8 @@ use super::learner::{Learner, Tally};
 use super::metrics::{Recorder, Step};
 use super::policy::{Policy, Reference};
 use super::ranking::Ranking;
-use super::reference::ReferenceLogps;
+use super::reference::{Judge, ReferenceLogps};
+use super::teacher::TeacherTokens;
 use crate::config::{Config, ObjectiveConfig, Offline};
 use crate::optim::AdamW;
 
@@ -28,15 +29,15 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let needs = objective.needs();
     let inputs = Inputs::gather(config, Reach::Hub)?;
     let dataset = inputs.dataset.context("the training data were not read")?;
-    let mut policy = Policy::for_run(config, needs.reference(), inputs.lengths)?;
+    let mut policy = Policy::for_run(config, inputs.reference.as_ref(), inputs.lengths)?;
     if needs.score_leaf {
         policy.decoder.add_score_head(&policy.folder, config.run.seed)?;
     }
     let reading = reading(config, offline, objective.as_ref(), policy.decoder.spec.max_positions);
-    let ranking = Ranking::for_run(config, objective.as_ref(), &policy, reading.max_length)?;
+    let ranking = Ranking::for_run(config, objective.as_ref(), &mut policy, reading.max_length)?;
     let mut examples = Examples::read(&dataset, &policy.renderer, &reading)?;
     drop(dataset);
-    let reference = reference(config, &mut policy, &mut examples, &needs)?;
+    let asked = ask(config, &mut policy, &mut examples, objective.as_ref())?;
     examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
     examples.audit.write(&folder.join("audit.json"))?;
     if let ObjectiveConfig::Kto(kto) = &config.objective {
@@ -48,7 +49,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
             );
         }
     }
-    let needs = Needs { ref_logp: needs.ref_logp && reference.is_none(), ..needs };
+    let needs = Needs { ref_logp: needs.ref_logp && asked.logps.is_none(), ..needs };
     let size = offline.train.batch_size.min(examples.len());
     let an_epoch = examples.len().div_ceil(size);
     let steps = offline.steps.unwrap_or(offline.train.epochs * an_epoch);
@@ -114,9 +115,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         let seed = offline.train.shuffle.then_some(config.run.seed);
         let chosen = chosen(seed, examples.len(), size, state.step);
         let mut batch = examples.batch(&chosen)?;
-        if let Some(reference) = &reference {
-            reference.fill(&mut batch, &chosen);
-        }
+        asked.fill(&mut batch, &chosen)?;
         policy.score(&mut batch, &needs, 1.0)?;
         objective.prepare(&mut batch)?;
         batch.count_totals();
@@ -209,27 +208,51 @@ pub(super) fn reading<'a>(
 /// Most tokens of prompt and answer where the config names no number, as in TRL.
 const PREFERENCE_LENGTH: usize = 1024;
 
-/// The reference's log-probs of every row, after which the reference is not needed any more.
-fn reference(
-    config: &Config,
-    policy: &mut Policy,
-    examples: &mut Examples,
-    needs: &Needs,
-) -> Result<Option<ReferenceLogps>> {
-    // Log-probs of a reference that moves are never those of another step.
-    if !needs.ref_logp || policy.reference_sync.is_some() {
-        return Ok(None);
+/// What the reference said of every row, once and for all steps.
+#[derive(Default)]
+struct Asked {
+    logps: Option<ReferenceLogps>,
+    teacher: Option<TeacherTokens>,
+}
+
+impl Asked {
+    /// The columns of a batch made of these groups.
+    fn fill(&self, batch: &mut Batch, chosen: &[usize]) -> Result<()> {
+        if let Some(logps) = &self.logps {
+            logps.fill(batch, chosen);
+        }
+        self.teacher.as_ref().map_or(Ok(()), |teacher| teacher.fill(batch, chosen))
     }
-    let logps = ReferenceLogps::obtain(policy, examples, &config.run.output.join("reference"))?;
-    let how = if logps.was_cached { "taken from" } else { "kept in" };
-    say(&format!("reference log-probs are {how} {}", logps.path.display()));
+}
+
+/// Asks the reference what it can be asked before the first step, and drops it; attaches one that is asked in every step.
+fn ask(config: &Config, policy: &mut Policy, examples: &mut Examples, objective: &dyn Objective) -> Result<Asked> {
+    let needs = objective.needs();
+    let mut asked = Asked::default();
+    if !config.asks_reference_once() {
+        if needs.reference() {
+            policy.attach_reference(config)?;
+        }
+        return Ok(asked);
+    }
+    if needs.teacher.is_some() {
+        let teacher = TeacherTokens::obtain(policy, config, examples, objective)?;
+        say(&teacher.line());
+        asked.teacher = Some(teacher);
+    }
+    if needs.ref_logp {
+        let logps = ReferenceLogps::obtain(policy, config, Judge::Reference, examples)?;
+        let how = if logps.was_cached { "taken from" } else { "kept in" };
+        say(&format!("reference log-probs are {how} {}", logps.path.display()));
+        let beta = match &config.objective {
+            ObjectiveConfig::Dpo(dpo) => dpo.beta,
+            _ => 0.1,
+        };
+        logps.audit(examples, beta)?;
+        asked.logps = Some(logps);
+    }
     policy.reference = Reference::Nothing;
-    let beta = match &config.objective {
-        ObjectiveConfig::Dpo(dpo) => dpo.beta,
-        _ => 0.1,
-    };
-    logps.audit(examples, beta)?;
-    Ok(Some(logps))
+    Ok(asked)
 }
 
 /// At the start the policy is its reference: another reward than 0 means that the two forward passes differ.

@@ -28,21 +28,11 @@ use crate::model::weights::{self, Weights};
 use super::score::SCORE;
 use super::update::{MicroBatch, micro_batches};
 
-/// A checkpoint's file of a reference that follows the policy.
-const REFERENCE_FILE: &str = "reference.safetensors";
+mod frozen;
 
-/// What log-probs of the reference come from.
-pub enum Reference {
-    /// No reference is needed, so none is loaded.
-    Nothing,
-    /// The base model under the policy's adapter.
-    AdapterOff,
-    /// A model of its own.
-    Model(Box<Decoder>),
-    /// A quantised model of its own.
-    #[cfg(feature = "gguf")]
-    Quantised(Box<crate::model::gguf::Quantised>),
-}
+use frozen::REFERENCE_FILE;
+pub use frozen::Reference;
+pub(super) use frozen::ReferenceSource;
 
 /// A model with its tokenizer, ready to sample and train.
 pub struct Policy {
@@ -56,8 +46,6 @@ pub struct Policy {
     pub folder: PathBuf,
     /// Seed of its weights, where they are random.
     pub random_init: Option<u64>,
-    /// Folder or file of the reference, where one was loaded.
-    pub reference_folder: Option<PathBuf>,
     /// Steps between the reference's moves towards the policy, and the policy's weight in one.
     pub reference_sync: Option<(usize, f64)>,
     /// Name of the base model, as the config gives it.
@@ -157,7 +145,6 @@ impl Policy {
             renderer,
             folder,
             random_init: model.random_init,
-            reference_folder: None,
             reference_sync: None,
             name: model.path.clone(),
             keep: Keep::Activations,
@@ -165,103 +152,26 @@ impl Policy {
         })
     }
 
-    /// Loads the model of a run, with adapter and reference as the config and the stages ask.
+    /// Loads the model of a run, with the adapter that the config asks for; its reference is attached by itself.
     ///
-    /// `lengths` are those of the data, for the memory that a step takes.
-    pub fn for_run(config: &Config, needs_reference: bool, lengths: Lengths) -> Result<Self> {
+    /// `reference` is the shape of the reference, where it is another model's, and `lengths` are those of the data, for
+    /// the memory that a step takes.
+    pub fn for_run(config: &Config, reference: Option<&DecoderSpec>, lengths: Lengths) -> Result<Self> {
         // A reward model may go on from a classifier, whose head is loaded by itself.
         let others: &[&str] = if config.objective.build()?.needs().score_leaf { &[SCORE] } else { &[] };
         let mut policy = Self::load_beside(&config.model, &config.data, others)?;
         if let Some(settings) = &config.model.lora {
             policy.decoder.add_lora(settings, config.run.seed)?;
         }
-        if needs_reference {
-            let settings = config.model.reference.as_ref();
-            policy.reference_sync = settings.and_then(|r| Some((r.sync_steps?, r.mixup_alpha)));
-            policy.reference = match settings {
-                Some(reference) => policy.load_reference(config, reference.path.as_deref())?,
-                None => {
-                    ensure!(
-                        policy.decoder.lora.is_some(),
-                        "objective `{}` needs reference log-probs: add a [model.reference] section",
-                        config.objective.variant()
-                    );
-                    Reference::AdapterOff
-                }
-            };
-        }
         // The weights are there already, and part of the estimate.
         let loaded: usize =
             policy.decoder.params.iter().map(|p| p.value.elem_count() * p.value.dtype().size_in_bytes()).sum();
         let available = memory::free(policy.decoder.device()).map(|free| free + loaded as u64);
-        let estimate = memory::estimate(config, &policy.decoder.spec, lengths, available);
+        let models = memory::Models { policy: &policy.decoder.spec, reference };
+        let estimate = memory::estimate(config, models, lengths, available);
         policy.keep = if estimate.is_checkpointed { Keep::Inputs } else { Keep::Activations };
         policy.micro_tokens = estimate.micro_batch_tokens;
         Ok(policy)
-    }
-
-    /// Moves the reference towards the policy where a step is due: reference = alpha policy + (1 - alpha) reference.
-    ///
-    /// Source: "Learn Your Reference Model for Real Good Alignment", arXiv 2404.09656; called after a training step.
-    pub fn sync_reference(&mut self, step: usize) -> Result<()> {
-        let Some((_, alpha)) = self.reference_sync.filter(|(steps, _)| step.is_multiple_of(*steps)) else {
-            return Ok(());
-        };
-        let Reference::Model(reference) = &mut self.reference else {
-            anyhow::bail!("`model.reference.sync_steps` moves a reference model, and none is loaded");
-        };
-        for (held, trained) in reference.params.iter_mut().zip(self.decoder.params.iter()) {
-            ensure!(
-                held.name == trained.name,
-                "the reference has `{}` where the policy has `{}`",
-                held.name,
-                trained.name
-            );
-            held.value = match alpha == 1.0 {
-                true => trained.value.copy()?,
-                false => ((&trained.value * alpha)? + (&held.value * (1.0 - alpha))?)?,
-            };
-        }
-        Ok(())
-    }
-
-    /// Writes the reference, if it is one that moves.
-    pub(super) fn save_reference(&self, folder: &Path) -> Result<()> {
-        if let (Some(_), Reference::Model(reference)) = (self.reference_sync, &self.reference) {
-            let tensors: Vec<_> = reference.params.iter().map(|p| (p.name.clone(), p.value.clone())).collect();
-            weights::write_file(&folder.join(REFERENCE_FILE), &tensors)?;
-        }
-        Ok(())
-    }
-
-    fn load_reference(&mut self, config: &Config, path: Option<&str>) -> Result<Reference> {
-        #[cfg(feature = "gguf")]
-        if let Some(path) = path.filter(|p| p.ends_with(".gguf")) {
-            let (vocabulary, device) = (self.tokenizer().vocabulary(), self.decoder.device());
-            let model = crate::model::gguf::Quantised::open(Path::new(path), &vocabulary, device)?;
-            self.reference_folder = Some(PathBuf::from(path));
-            return Ok(Reference::Quantised(Box::new(model)));
-        }
-        let hub = Hub::from_env();
-        let revision = config.model.reference.as_ref().and_then(|r| r.revision.as_deref());
-        let folder = match path {
-            Some(path) => hub.model(path, revision, Fetch::Fetch)?,
-            None => self.folder.clone(),
-        };
-        let (dtype, device) = (self.decoder.params.dtype(), self.decoder.device());
-        let (mut decoder, ..) = load_decoder(&folder, &[], dtype, device, &hub)?;
-        decoder.merge_lora()?;
-        ensure!(
-            decoder.spec.vocab_size == self.decoder.spec.vocab_size,
-            "the reference's vocabulary of {} is not the policy's of {}: choose a reference of the same family",
-            decoder.spec.vocab_size,
-            self.decoder.spec.vocab_size
-        );
-        for param in decoder.params.iter_mut() {
-            param.is_trainable = false;
-        }
-        self.reference_folder = Some(folder);
-        Ok(Reference::Model(Box::new(decoder)))
     }
 
     /// The tokenizer.

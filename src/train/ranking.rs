@@ -18,7 +18,7 @@ use super::examples::{Examples, Reading};
 use super::folder::{RunFolder, write_atomically};
 use super::metrics::Step;
 use super::policy::Policy;
-use super::reference::ReferenceLogps;
+use super::reference::{Judge, ReferenceLogps};
 use crate::config::{Config, ObjectiveConfig};
 use crate::data::{self, Split};
 use crate::hub::Hub;
@@ -50,7 +50,7 @@ impl Ranking {
     pub fn for_run(
         config: &Config,
         objective: &dyn Objective,
-        policy: &Policy,
+        policy: &mut Policy,
         max_length: usize,
     ) -> Result<Option<Self>> {
         let is_reward_model = objective.needs().score_leaf;
@@ -69,9 +69,10 @@ impl Ranking {
         };
         let examples =
             Examples::read(&dataset, &policy.renderer, &reading).context("the held-out pairs cannot be used")?;
+        let judge = if objective.needs().reference() { Judge::Reference } else { Judge::Policy };
         let start = match is_reward_model {
             true => None,
-            false => Some(ReferenceLogps::obtain(policy, &examples, &config.run.output.join("reference"))?),
+            false => Some(ReferenceLogps::obtain(policy, config, judge, &examples)?),
         };
         let beta = match &config.objective {
             ObjectiveConfig::Dpo(dpo) => dpo.beta,

@@ -1,31 +1,36 @@
 //! The reference's log-probs of given rows: computed once, kept on disk, taken up again on resume.
 //!
 //! The file's name is a key over everything they depend on: weights, number type, adapter, and every row's
-//! tokens (which template and data make). Another model or other data have another file.
+//! tokens (which template and data make). Another model or other data have another file ([`super::kept`]).
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, Tensor};
 use candlewick_algorithms::batch::Role;
 use candlewick_algorithms::preference::{Answers, Pair, share};
 use candlewick_algorithms::{Batch, Needs, Table};
+use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
-use super::account::progress;
-use super::checkpoint::checksum;
+use super::checkpoint::{checksum, hex};
 use super::examples::Examples;
-use super::policy::{Policy, Reference};
-use crate::model::weights::{self, Weights};
+use super::kept::{Column, Kept, Layout, Plan};
+use super::policy::{Policy, ReferenceSource};
+use crate::config::Config;
 
-/// Rows scored at a time.
-const GROUPS: usize = 32;
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judge {
+    /// The reference that the config names; loaded only if its answers are not on disk.
+    Reference,
+    /// The policy as it is now, which must be the one that training starts from.
+    Policy,
+}
 
 /// Log-probs of every learnt token of every row, group by group.
 #[derive(Debug)]
 pub struct ReferenceLogps {
-    /// Where the values of a group's rows begin, and how many there are.
-    spans: Vec<Vec<(usize, usize)>>,
+    layout: Layout,
     values: Vec<f64>,
     /// The file.
     pub path: PathBuf,
@@ -34,33 +39,39 @@ pub struct ReferenceLogps {
 }
 
 impl ReferenceLogps {
-    /// Reads them from `folder`, or computes and writes them. Where no reference is loaded it is the policy as it is now,
-    /// which must be the one that training starts from.
-    pub fn obtain(policy: &Policy, examples: &Examples, folder: &Path) -> Result<Self> {
-        let key = key(policy, examples)?;
-        let path = folder.join(format!("{key}.safetensors"));
-        let spans = spans(examples)?;
-        let count = spans.iter().flatten().map(|s| s.1).sum();
-        if path.exists() {
-            match read(&path, count) {
-                Ok(values) => return Ok(Self { spans, values, path, was_cached: true }),
-                Err(error) => tracing::warn!("the reference's log-probs are computed anew: {error:#}"),
+    /// Reads them from `<run.output>/reference`, or computes and writes them.
+    pub fn obtain(policy: &mut Policy, config: &Config, judge: Judge, examples: &Examples) -> Result<Self> {
+        let (key, layout) = key(policy, config, judge, "reference log-probs 2", examples)?;
+        let column = Column { name: "ref_logp", dtype: Dtype::F64, width: 1 };
+        let folder = config.run.output.join("reference");
+        let plan = Plan { folder: &folder, key, columns: vec![column], what: "the reference's log-probs" };
+        let is_policy = judge == Judge::Policy;
+        let needs = Needs { old_logp: is_policy, ref_logp: !is_policy, ..Needs::default() };
+        let kept = Kept::obtain(&plan, layout, examples, |batch| {
+            if !is_policy {
+                policy.attach_reference(config)?;
             }
-        }
-        let values = compute(policy, examples, &spans, count)?;
-        std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-        let partial = path.with_extension("partial");
-        weights::write_file(&partial, &[("ref_logp".to_owned(), Tensor::new(values.as_slice(), &Device::Cpu)?)])?;
-        std::fs::rename(&partial, &path).with_context(|| format!("{} cannot be written", path.display()))?;
-        Ok(Self { spans, values, path, was_cached: false })
+            policy.score(batch, &needs, 1.0)?;
+            let scored = batch.ref_logp.as_ref().or(batch.old_logp.as_ref());
+            let scored = scored.context("the scoring pass gives the column")?;
+            let mut bytes = Vec::new();
+            for (value, _) in scored.data().iter().zip(batch.mask.data()).filter(|(_, m)| **m != 0.0) {
+                ensure!(value.is_finite(), "the reference gives log-probs that are not finite");
+                bytes.extend(value.to_le_bytes());
+            }
+            Ok(vec![bytes])
+        })?;
+        let bytes = kept.column("ref_logp")?.unwrap_or_default();
+        let values = bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes"))).collect();
+        Ok(Self { values, path: kept.path.clone(), was_cached: kept.was_there, layout: kept.layout })
     }
 
     /// The column `ref_logp` of a batch made of these groups, 0 at masked entries.
     pub fn fill(&self, batch: &mut Batch, chosen: &[usize]) {
         let mut column = Table::zeros(batch.rows(), batch.width());
-        let spans = chosen.iter().flat_map(|&g| &self.spans[g]);
-        for (row, &(start, len)) in spans.enumerate() {
-            let mut values = self.values[start..start + len].iter();
+        let spans = chosen.iter().flat_map(|&g| self.layout.spans(g));
+        for (row, span) in spans.enumerate() {
+            let mut values = self.values[span].iter();
             let cells = column.row_mut(row).iter_mut().zip(batch.mask.row(row));
             cells.filter(|(_, m)| **m != 0.0).for_each(|(cell, _)| *cell = *values.next().expect("one value a token"));
         }
@@ -87,85 +98,40 @@ impl ReferenceLogps {
 
     /// Sums and lengths of a pair's two answers.
     pub fn answers(&self, group: usize) -> Answers {
-        let of = |row: usize| {
-            let (start, len) = self.spans[group][row];
-            (self.values[start..start + len].iter().sum(), len as f64)
-        };
-        let ((chosen, chosen_tokens), (rejected, rejected_tokens)) = (of(0), of(1));
+        let mut rows = self.layout.spans(group).map(|span| (self.values[span.clone()].iter().sum(), span.len() as f64));
+        let mut next = || rows.next().unwrap_or_default();
+        let ((chosen, chosen_tokens), (rejected, rejected_tokens)) = (next(), next());
         Answers { chosen, rejected, chosen_tokens, rejected_tokens }
     }
 }
 
-/// Where each row's values stand: as many as it has learnt tokens.
-fn spans(examples: &Examples) -> Result<Vec<Vec<(usize, usize)>>> {
-    let mut start = 0;
-    let mut all = Vec::with_capacity(examples.len());
-    for group in 0..examples.len() {
-        let batch = examples.batch(&[group])?;
-        let spans = (0..batch.rows()).map(|row| {
-            let len = batch.row_tokens(row) as usize;
-            start += len;
-            (start - len, len)
-        });
-        all.push(spans.collect());
-    }
-    Ok(all)
-}
-
-fn compute(policy: &Policy, examples: &Examples, spans: &[Vec<(usize, usize)>], count: usize) -> Result<Vec<f64>> {
-    let mut values = vec![0.0; count];
-    let bar = progress(examples.len() as u64, "reference log-probs");
-    let all: Vec<usize> = (0..examples.len()).collect();
-    for chosen in all.chunks(GROUPS) {
-        let mut batch = examples.batch(chosen)?;
-        let is_policy = matches!(policy.reference, Reference::Nothing);
-        policy.score(&mut batch, &Needs { old_logp: is_policy, ref_logp: !is_policy, ..Needs::default() }, 1.0)?;
-        let scored = batch.ref_logp.as_ref().or(batch.old_logp.as_ref());
-        let scored = scored.context("the scoring pass gives the column")?;
-        for (row, &(start, len)) in chosen.iter().flat_map(|&g| &spans[g]).enumerate() {
-            let learnt = scored.row(row).iter().zip(batch.mask.row(row)).filter(|(_, m)| **m != 0.0).map(|(v, _)| *v);
-            values[start..start + len].iter_mut().zip(learnt).for_each(|(to, from)| *to = from);
-        }
-        bar.inc(chosen.len() as u64);
-    }
-    bar.finish_and_clear();
-    ensure!(values.iter().all(|v| v.is_finite()), "the reference gives log-probs that are not finite");
-    Ok(values)
-}
-
-fn read(path: &Path, count: usize) -> Result<Vec<f64>> {
-    let file = Weights::open_files(&[path.to_owned()])?;
-    let values: Vec<f64> = file.load("ref_logp", &[count], DType::F64, &Device::Cpu)?.to_vec1()?;
-    ensure!(values.iter().all(|v| v.is_finite()), "{} holds values that are not finite", path.display());
-    Ok(values)
-}
-
-/// SHA-256 over the reference's weights, its number type and every row's tokens.
-fn key(policy: &Policy, examples: &Examples) -> Result<String> {
+/// SHA-256 over who is asked, its number type, what it is asked (`question`) and every row's tokens; and where the answer
+/// for each token stands.
+pub(super) fn key(
+    policy: &Policy,
+    config: &Config,
+    judge: Judge,
+    question: &str,
+    examples: &Examples,
+) -> Result<(String, Layout)> {
     let mut hash = Sha256::new();
-    hash.update(b"reference log-probs 1");
-    match &policy.reference {
+    hash.update(question);
+    let source = match judge {
+        Judge::Reference => policy.reference_source(config)?,
+        Judge::Policy => ReferenceSource::Base,
+    };
+    match source {
         // Fresh adapters start as nothing on their base. Random weights are told apart by their seed.
-        Reference::Nothing | Reference::AdapterOff => {
+        ReferenceSource::Base => {
             hash.update(format!("{:?}", policy.random_init));
             hash_weights(&mut hash, &policy.folder)?;
         }
-        Reference::Model(_) => hash_weights(&mut hash, policy.reference_folder.as_ref().unwrap_or(&policy.folder))?,
-        #[cfg(feature = "gguf")]
-        Reference::Quantised(_) => {
-            let file = policy.reference_folder.as_ref().context("a quantised reference is a file")?;
-            hash.update(checksum(file)?);
-        }
+        ReferenceSource::Folder(folder) => hash_weights(&mut hash, &folder)?,
+        ReferenceSource::Quantised(file) => hash.update(checksum(&file)?),
     }
     hash.update(format!("{:?}", policy.decoder.params.dtype()));
-    for group in &examples.groups {
-        for row in &group.rows {
-            hash.update((row.tokens.ids.len() as u64).to_le_bytes());
-            row.tokens.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-            row.tokens.learnt.iter().for_each(|&learnt| hash.update([u8::from(learnt)]));
-        }
-    }
-    Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
+    let layout = Layout::survey(examples, &mut hash)?;
+    Ok((hex(&hash.finalize()[..16]), layout))
 }
 
 /// Everything in a checkpoint's folder that decides what the model computes.

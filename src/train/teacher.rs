@@ -20,6 +20,11 @@ use crate::model::decoder::{Decoder, Pass};
 use crate::model::head::ROWS_A_CHUNK;
 use crate::model::ops::{Float, View};
 
+mod cache;
+
+pub(super) use cache::TeacherTokens;
+pub use cache::bytes_a_token;
+
 impl Policy {
     /// The reference model, and whether the adapter takes part in it.
     pub(super) fn reference_model(&self) -> Result<(&Decoder, bool)> {

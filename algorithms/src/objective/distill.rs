@@ -316,6 +316,11 @@ impl Objective for Distill {
         true
     }
 
+    fn refuses_given_examples(&self) -> Option<Error> {
+        let fix = "given texts were not drawn from the policy, so that it follows no divergence's gradient: use \"divergence\", or sample with [rollout.discrete]";
+        (self.mode == Mode::PolicyGradient).then(|| Error::config("objective.distill.mode", "policy_gradient", fix))
+    }
+
     fn refuses_soft_steps(&self) -> Option<&'static str> {
         Some("it compares distributions over tokens, which soft steps do not draw from")
     }

@@ -252,7 +252,8 @@ impl Divergence {
     }
 }
 
-fn ln_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
+/// ln of the sum of exponentials; -inf of nothing.
+pub fn ln_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let most = values.clone().fold(f64::NEG_INFINITY, f64::max);
     most + values.map(|v| (v - most).exp()).sum::<f64>().ln()
 }

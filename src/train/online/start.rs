@@ -35,7 +35,10 @@ impl<'a> Run<'a> {
         let mut rewards = grading::prepare(online.reward, folder.path(), &runtime)?;
 
         // 2. The models, and the prompts as the policy sees them.
-        let policy = Policy::for_run(config, needs.reference(), inputs.lengths)?;
+        let mut policy = Policy::for_run(config, inputs.reference.as_ref(), inputs.lengths)?;
+        if needs.reference() {
+            policy.attach_reference(config)?;
+        }
         grading::load_models(&mut rewards, online.reward, &policy.decoder, &runtime)?;
         let prompts = policy.renderer.prompts(problems, policy.decoder.spec.max_positions)?;
         if prompts.dropped > 0 {
