@@ -128,9 +128,12 @@ impl Kept {
             }
             let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&partial);
             let file = open.with_context(cannot)?;
-            // Whoever had it may be through with it: look again.
-            if is_free(&file, what) && !path.exists() {
-                break file;
+            if is_free(&file, what) {
+                if !path.exists() {
+                    break file;
+                }
+                // Whoever had it is through with it: look again.
+                let _ = std::fs::remove_file(&partial);
             }
         };
         let made = write(plan, file, &layout, examples, score)

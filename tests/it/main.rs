@@ -6,6 +6,7 @@ mod composition;
 mod config;
 mod configs;
 mod device;
+mod distill;
 mod engine;
 mod evaluation;
 mod explain;

@@ -1,4 +1,4 @@
-//! Runs of the program with soft thinking, token weights and distillation: learning, exact resume, bad input.
+//! Runs of the program with soft thinking and token weights: learning, exact resume, bad input.
 
 use serde_json::Value;
 
@@ -48,29 +48,6 @@ fn metrics(run: &Run, name: &str, key: &str) -> Vec<f64> {
     let text = std::fs::read_to_string(run.folder(name).join("metrics.jsonl")).unwrap();
     let rows = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
     rows.map(|r| r[key].as_f64().unwrap_or_else(|| panic!("{key} is not in {r}"))).collect()
-}
-
-/// A teacher made by 20 steps of GRPO; the student starts where the teacher did.
-#[test]
-fn distillation_moves_the_student_to_the_teacher() {
-    let run = Run::new();
-    let teacher_gain = gain(&run.train(QUICKSTART, "teacher", &SHORT));
-    assert!(teacher_gain > 0.12, "{teacher_gain}");
-    let path = format!("model.reference.path={}", run.folder("teacher").join("checkpoints/20").display());
-    for (name, objective, falls) in [
-        ("divergence", "objective.distill={ beta = 1.0 }", "objective/distill/divergence"),
-        ("sparse", "objective.distill={ beta = 0.5, top_k = 4 }", "objective/distill/divergence"),
-        ("gradient", "objective.distill={ mode = 'policy_gradient' }", "objective/distill/kl"),
-    ] {
-        let sets: Vec<&str> = SHORT.iter().copied().chain([path.as_str(), objective]).collect();
-        let text = std::fs::read_to_string(QUICKSTART).unwrap().replace("[advantage.group]\n", "");
-        let config = run.folder("student.toml");
-        std::fs::write(&config, text).unwrap();
-        let student_gain = gain(&run.train(config.to_str().unwrap(), name, &sets));
-        assert!(student_gain > 0.5 * teacher_gain, "{name}: {student_gain} of the teacher's {teacher_gain}");
-        let values = metrics(&run, name, falls);
-        assert!(values[19] < 0.5 * values[0], "{name}: {} to {}", values[0], values[19]);
-    }
 }
 
 /// A run whose last checkpoint is lost repeats its steps to the same bits.
