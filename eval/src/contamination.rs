@@ -68,43 +68,96 @@ impl Contamination {
     }
 }
 
-/// The strongest overlap of each problem with the training texts, by rising place; problems without any are left out.
+/// Looks for problems in training texts as these come by, so that memory grows with the problems and not with the texts.
 ///
 /// Texts shorter than [`RUN`] words can only be hit by their whole text. Texts without a single word (`3+4=` has
-/// two, `+` none) are compared exactly and not otherwise. Memory: 8 bytes and a place for each distinct run of
-/// the training set.
-pub fn contamination(problems: &[&str], training: &[&str]) -> Vec<Hit> {
-    let mut exact: HashMap<&str, usize> = HashMap::new();
-    let mut normalised: HashMap<Vec<String>, usize> = HashMap::new();
-    let mut runs: HashMap<u64, usize> = HashMap::new();
-    let of_training: Vec<Vec<String>> = training.par_iter().map(|text| words(text)).collect();
-    for (place, (text, words)) in training.iter().zip(of_training).enumerate() {
-        exact.entry(text.trim()).or_insert(place);
-        for run in hashes(&words) {
-            runs.entry(run).or_insert(place);
+/// two, `+` none) are compared exactly and not otherwise.
+#[derive(Debug)]
+pub struct Search {
+    wanted: Vec<Wanted>,
+    exact: HashMap<String, Vec<usize>>,
+    normalised: HashMap<Vec<String>, Vec<usize>>,
+    /// Every run of every problem, with the place of the first training text that has it.
+    runs: HashMap<u64, Option<usize>>,
+    texts: usize,
+}
+
+/// A problem, and where it was found.
+#[derive(Debug, Default)]
+struct Wanted {
+    runs: HashSet<u64>,
+    exact: Option<usize>,
+    normalised: Option<usize>,
+}
+
+impl Search {
+    /// A search for these problems.
+    pub fn new(problems: &[&str]) -> Self {
+        let mut search = Self {
+            wanted: Vec::new(),
+            exact: HashMap::new(),
+            normalised: HashMap::new(),
+            runs: HashMap::new(),
+            texts: 0,
+        };
+        for (place, text) in problems.iter().enumerate() {
+            let words = words(text);
+            let runs: HashSet<u64> = hashes(&words).collect();
+            search.runs.extend(runs.iter().map(|&run| (run, None)));
+            search.exact.entry(text.trim().to_owned()).or_default().push(place);
+            if !words.is_empty() {
+                search.normalised.entry(words).or_default().push(place);
+            }
+            search.wanted.push(Wanted { runs, ..Wanted::default() });
         }
-        if !words.is_empty() {
-            normalised.entry(words).or_insert(place);
-        }
+        search
     }
-    problems
-        .par_iter()
-        .enumerate()
-        .filter_map(|(problem, text)| {
-            if let Some(&training) = exact.get(text.trim()) {
+
+    /// Looks at the next training texts.
+    pub fn add(&mut self, texts: &[&str]) {
+        let found: Vec<_> = texts
+            .par_iter()
+            .map(|text| {
+                let words = words(text);
+                let runs: Vec<u64> = hashes(&words).filter(|run| self.runs.contains_key(run)).collect();
+                (self.exact.get(text.trim()).cloned(), self.normalised.get(&words).cloned(), runs)
+            })
+            .collect();
+        for (place, (exact, normalised, runs)) in (self.texts..).zip(found) {
+            for problem in exact.into_iter().flatten() {
+                self.wanted[problem].exact.get_or_insert(place);
+            }
+            for problem in normalised.into_iter().flatten() {
+                self.wanted[problem].normalised.get_or_insert(place);
+            }
+            for run in runs {
+                self.runs.entry(run).or_default().get_or_insert(place);
+            }
+        }
+        self.texts += texts.len();
+    }
+
+    /// Training texts looked at so far.
+    pub fn texts(&self) -> usize {
+        self.texts
+    }
+
+    /// The strongest overlap of each problem, by rising place; problems without any are left out.
+    pub fn hits(&self) -> Vec<Hit> {
+        let hit = |(problem, wanted): (usize, &Wanted)| {
+            if let Some(training) = wanted.exact {
                 return Some(Hit { problem, training, overlap: Overlap::Exact, share: 1.0 });
             }
-            let words = words(text);
-            if let Some(&training) = normalised.get(&words) {
+            if let Some(training) = wanted.normalised {
                 return Some(Hit { problem, training, overlap: Overlap::Normalised, share: 1.0 });
             }
-            let own: HashSet<u64> = hashes(&words).collect();
-            let found: Vec<usize> = own.iter().filter_map(|run| runs.get(run).copied()).collect();
+            let found: Vec<usize> = wanted.runs.iter().filter_map(|run| self.runs[run]).collect();
             let training = found.iter().copied().min()?;
-            let share = found.len() as f64 / own.len() as f64;
+            let share = found.len() as f64 / wanted.runs.len() as f64;
             Some(Hit { problem, training, overlap: Overlap::Run, share })
-        })
-        .collect()
+        };
+        self.wanted.iter().enumerate().filter_map(hit).collect()
+    }
 }
 
 /// Runs of letters and of digits, in lower case. Signs between numbers are words too: `3+4` and `3-4` differ.
@@ -144,6 +197,15 @@ fn hashes(words: &[String]) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// All at once, and text by text.
+    fn contamination(problems: &[&str], training: &[&str]) -> Vec<Hit> {
+        let (mut whole, mut cut) = (Search::new(problems), Search::new(problems));
+        whole.add(training);
+        training.iter().for_each(|text| cut.add(&[text]));
+        assert_eq!((whole.hits(), whole.texts()), (cut.hits(), training.len()));
+        whole.hits()
+    }
 
     const LONG: &str = "A farmer has seventeen sheep and all but nine of them run away across the river at night";
 

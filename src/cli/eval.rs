@@ -371,7 +371,7 @@ fn training(arguments: &Arguments, data: &DataConfig) -> Result<Option<Training>
         (None, Some(_)) => data::load(data, &hub, data::Split::Train)?,
         (None, None) => return Ok(None),
     };
-    Ok(Some(Training::of(&dataset)))
+    Ok(Some(Training(dataset)))
 }
 
 /// `runs/sums/checkpoints/40` is `sums-40`; any other path its last part.

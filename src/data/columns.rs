@@ -112,10 +112,11 @@ impl PromptForm {
 }
 
 /// Reads the rows of one source.
-pub(super) struct RowReader<'a> {
-    columns: &'a Columns,
+#[derive(Clone, Debug)]
+pub(super) struct RowReader {
+    columns: Columns,
     form: PromptForm,
-    source: &'a str,
+    source: String,
 }
 
 /// A row being taken apart: the fields not yet used.
@@ -123,14 +124,14 @@ struct Fields {
     map: Map<String, Json>,
 }
 
-impl<'a> RowReader<'a> {
-    pub(super) fn new(config: &'a DataConfig, source: &'a str) -> Self {
-        Self { columns: &config.columns, form: PromptForm::new(config), source }
+impl RowReader {
+    pub(super) fn new(config: &DataConfig, source: &str) -> Self {
+        Self { columns: config.columns.clone(), form: PromptForm::new(config), source: source.to_owned() }
     }
 
     /// One row. Errors name the field; the caller adds the place.
     pub(super) fn read(&self, row: Map<String, Json>, number: usize) -> Result<Example> {
-        let names = self.columns;
+        let names = &self.columns;
         let mut row = Fields { map: row };
         let id = match row.take(&names.id, &ID, "id")? {
             Some((name, id)) => scalar(&id, &name)?,
@@ -185,7 +186,7 @@ impl<'a> RowReader<'a> {
 
     /// The prompt and the problem's bare text; None if no field holds one.
     fn prompt(&self, row: &mut Fields) -> Result<Option<(Prompt, String)>> {
-        let names = self.columns;
+        let names = &self.columns;
         if names.problem.is_none()
             && let Some((name, prompt)) = row.take(&names.prompt, &["prompt"], "prompt")?
         {
@@ -335,7 +336,7 @@ impl<'a> RowReader<'a> {
 
     /// What `count` candidates are worth.
     fn worth(&self, row: &mut Fields, count: usize) -> Result<Worth> {
-        let names = self.columns;
+        let names = &self.columns;
         let mut found = Vec::new();
         type Made = fn(Vec<f64>) -> Worth;
         let kinds = [

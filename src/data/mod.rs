@@ -1,13 +1,17 @@
 //! Problems to solve and examples to learn from: where they come from and what they look like.
 //!
 //! [`load`] turns a [`DataConfig`] into a [`Dataset`] of [`Example`]s: from a file, a data set on
-//! the Hub ([`source`]) or a generator ([`generated`]). [`render`] turns prompts and examples into
+//! the Hub ([`source`]) or a generator ([`generated`]). Rows of JSONL files stay on disk and are read when
+//! they are asked for. [`render`] turns prompts and examples into
 //! token ids, the same way for training, rewards and evaluation. What it leaves out: grading, and
 //! the order in which problems are drawn (the prompts stage).
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
@@ -18,6 +22,7 @@ mod columns;
 mod config;
 mod dialogue;
 pub mod generated;
+mod index;
 pub mod read;
 pub mod render;
 pub mod source;
@@ -27,6 +32,8 @@ pub use columns::Columns;
 use columns::RowReader;
 pub use config::{DataConfig, Validation};
 pub use generated::GeneratedConfig;
+use index::Index;
+use read::Opened;
 use source::Source;
 
 /// What a model is asked.
@@ -210,44 +217,106 @@ impl Example {
 }
 
 /// Rows of one split, in the order of their source.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Dataset {
     /// The source as the configuration names it.
     pub source: String,
     /// The files that were read; none for generated problems.
     pub files: Vec<PathBuf>,
-    /// The rows; never empty.
-    pub examples: Vec<Example>,
+    /// The rows; never none.
+    rows: Rows,
+}
+
+/// Where rows are.
+#[derive(Clone, Debug)]
+enum Rows {
+    Held(Vec<Example>),
+    Indexed(Box<Index>),
 }
 
 impl Dataset {
+    /// A data set of rows that are in memory.
+    pub fn held(source: &str, files: Vec<PathBuf>, examples: Vec<Example>) -> Self {
+        Self { source: source.to_owned(), files, rows: Rows::Held(examples) }
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
-        self.examples.len()
+        match &self.rows {
+            Rows::Held(examples) => examples.len(),
+            Rows::Indexed(index) => index.len(),
+        }
     }
 
     /// Whether there is no row; [`load`] never returns such a set.
     pub fn is_empty(&self) -> bool {
-        self.examples.is_empty()
+        self.len() == 0
+    }
+
+    /// Whether rows are read from disk each time, and not held.
+    pub fn is_indexed(&self) -> bool {
+        matches!(self.rows, Rows::Indexed(_))
+    }
+
+    /// A row, by its place in this set.
+    ///
+    /// Errors: a file that was changed since it was opened.
+    pub fn get(&self, at: usize) -> Result<Cow<'_, Example>> {
+        match &self.rows {
+            Rows::Held(examples) => Ok(Cow::Borrowed(&examples[at])),
+            Rows::Indexed(index) => index.get(at).map(Cow::Owned),
+        }
+    }
+
+    /// All rows in order; errors as [`get`](Self::get).
+    pub fn iter(&self) -> impl Iterator<Item = Result<Cow<'_, Example>>> {
+        (0..self.len()).map(|at| self.get(at))
+    }
+
+    /// The first rows, in memory.
+    pub fn first(&self, count: usize) -> Result<Self> {
+        let examples = self.iter().take(count).map(|row| row.map(Cow::into_owned)).collect::<Result<_>>()?;
+        Ok(Self::held(&self.source, self.files.clone(), examples))
+    }
+
+    /// Keeps the rows whose flag is set.
+    pub fn retain(&mut self, keep: &[bool]) {
+        let mut flags = keep.iter();
+        match &mut self.rows {
+            Rows::Held(examples) => examples.retain(|_| flags.next() == Some(&true)),
+            Rows::Indexed(index) => index.retain(keep),
+        }
+    }
+
+    /// Keeps the first rows.
+    pub fn truncate(&mut self, limit: usize) {
+        match &mut self.rows {
+            Rows::Held(examples) => examples.truncate(limit),
+            Rows::Indexed(index) => index.truncate(limit),
+        }
     }
 
     /// The problems, for online training and evaluation.
     ///
-    /// Errors: a row that has no prompt (language modelling), by its id.
+    /// Errors: a row that has no prompt (language modelling), by its id; as [`get`](Self::get).
     pub fn problems(&self) -> Result<Vec<Problem>> {
-        self.examples
-            .iter()
-            .map(|example| {
-                example.problem().cloned().with_context(|| {
-                    format!(
-                        "row `{}` of `{}` is of form `{}` and has no prompt",
-                        example.id(),
-                        self.source,
-                        example.form()
-                    )
-                })
-            })
-            .collect()
+        self.iter().map(|row| row.and_then(|example| self.problem(&example).cloned())).collect()
+    }
+
+    /// Refuses rows without a prompt, as [`problems`](Self::problems) does.
+    pub fn check_problems(&self) -> Result<()> {
+        self.iter().try_for_each(|row| self.problem(row?.as_ref()).map(drop))
+    }
+
+    fn problem<'e>(&self, example: &'e Example) -> Result<&'e Problem> {
+        example.problem().with_context(|| {
+            format!("row `{}` of `{}` is of form `{}` and has no prompt", example.id(), self.source, example.form())
+        })
+    }
+
+    /// The hash that each row is told apart and split by.
+    fn hashes(&self) -> Result<Vec<u64>> {
+        self.iter().map(|row| Ok(split::hash(&row?.key()))).collect()
     }
 }
 
@@ -287,14 +356,14 @@ pub fn load(config: &DataConfig, hub: &Hub, split: Split) -> Result<Dataset> {
         }
         (_, Some(Validation::Source(other)), Split::Train) => {
             let held_out = read_set(config, hub, other, &Source::parse(other)?, Split::Validation)?;
-            without(read_set(config, hub, name, &source, split)?, &held_out)
+            without(read_set(config, hub, name, &source, split)?, &held_out)?
         }
         (_, Some(validation), split) => {
             let mut all = read_set(config, hub, name, &source, split)?;
             let amount = validation.amount();
-            let is_held_out = split::held_out(&all.examples.iter().map(Example::key).collect::<Vec<_>>(), amount)?;
-            let mut flags = is_held_out.into_iter();
-            all.examples.retain(|_| flags.next() == Some(split == Split::Validation));
+            let mut keep = split::held_out(&all.hashes()?, amount)?;
+            keep.iter_mut().for_each(|is_held_out| *is_held_out = *is_held_out == (split == Split::Validation));
+            all.retain(&keep);
             all
         }
     };
@@ -330,19 +399,28 @@ fn read_set(config: &DataConfig, hub: &Hub, name: &str, source: &Source, split: 
         return generated_set(config, name, *kind, None, split);
     }
     let files = source.files(hub, config.revision.as_deref())?;
-    let rows = RowReader::new(config, name);
-    let mut examples = Vec::new();
+    let reader = RowReader::new(config, name);
+    let (mut held, mut index) = (Vec::new(), Index::new(reader.clone()));
     for file in &files {
-        for row in read::rows(file)? {
-            let (place, row) = row?;
-            let example = rows.read(row, examples.len()).with_context(|| place.to_string())?;
-            examples.push(example);
+        match read::open(file)? {
+            Opened::Lines(lines) if held.is_empty() => index.add(file, lines)?,
+            opened => {
+                // One file that must be held makes all be held, in order.
+                held.extend((0..index.len()).map(|at| index.get(at)).collect::<Result<Vec<_>>>()?);
+                index.truncate(0);
+                for row in opened.into_rows() {
+                    let (place, row) = row?;
+                    held.push(reader.read(row, held.len()).with_context(|| place.to_string())?);
+                }
+            }
         }
     }
-    if examples.is_empty() {
+    let rows = if held.is_empty() { Rows::Indexed(Box::new(index)) } else { Rows::Held(held) };
+    let set = Dataset { source: name.to_owned(), files, rows };
+    if set.is_empty() {
         bail!("`{name}` has no rows");
     }
-    Ok(Dataset { source: name.to_string(), files, examples })
+    Ok(set)
 }
 
 fn generated_set(
@@ -353,14 +431,14 @@ fn generated_set(
     split: Split,
 ) -> Result<Dataset> {
     let examples = generated::examples(kind, config, held_out, split).with_context(|| format!("in `{name}`"))?;
-    Ok(Dataset { source: name.to_string(), files: Vec::new(), examples })
+    Ok(Dataset::held(name, Vec::new(), examples))
 }
 
-fn without(mut train: Dataset, held_out: &Dataset) -> Dataset {
-    let keys: std::collections::HashSet<u64> =
-        held_out.examples.iter().map(|example| split::hash(&example.key())).collect();
+fn without(mut train: Dataset, held_out: &Dataset) -> Result<Dataset> {
+    let keys: HashSet<u64> = held_out.hashes()?.into_iter().collect();
+    let keep: Vec<bool> = train.hashes()?.iter().map(|hash| !keys.contains(hash)).collect();
     let before = train.len();
-    train.examples.retain(|example| !keys.contains(&split::hash(&example.key())));
+    train.retain(&keep);
     if train.len() < before {
         tracing::warn!(
             "{} rows of `{}` are in `{}` too and are not trained on",
@@ -369,14 +447,23 @@ fn without(mut train: Dataset, held_out: &Dataset) -> Dataset {
             held_out.source
         );
     }
-    train
+    Ok(train)
 }
 
 fn limited(mut dataset: Dataset, config: &DataConfig, split: Split) -> Dataset {
     if let (Some(limit), Split::Train) = (config.limit, split) {
-        dataset.examples.truncate(limit);
+        dataset.truncate(limit);
     }
     dataset
+}
+
+/// A bar over the bytes of a file that takes a while to read.
+fn progress(file: &std::fs::File, path: &Path) -> ProgressBar {
+    const LONG: u64 = 64 << 20;
+    match file.metadata().map(|m| m.len()) {
+        Ok(bytes) if bytes > LONG => crate::train::account::progress(bytes, &format!("reading {}", path.display())),
+        _ => ProgressBar::hidden(),
+    }
 }
 
 fn conversation_text(messages: &[Message]) -> String {

@@ -34,14 +34,38 @@ pub type PlacedRow = (Place, Map<String, Json>);
 /// Errors: a file that cannot be opened, is empty, or whose format cannot be told. The iterator's
 /// errors name file and line; it ends after the first.
 pub fn rows(file: &Path) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>>>> {
+    open(file).map(Opened::into_rows)
+}
+
+/// A data file.
+pub(super) enum Opened {
+    /// JSONL, which can be entered at any line.
+    Lines(Lines),
+    /// A format that is read from its beginning.
+    Rows(Box<dyn Iterator<Item = Result<PlacedRow>>>),
+}
+
+impl Opened {
+    pub(super) fn into_rows(self) -> Box<dyn Iterator<Item = Result<PlacedRow>>> {
+        match self {
+            Self::Lines(lines) => Box::new(lines),
+            Self::Rows(rows) => rows,
+        }
+    }
+}
+
+/// Opens a file as [`rows`] does.
+pub(super) fn open(file: &Path) -> Result<Opened> {
     if file.extension().is_some_and(|ending| ending == "parquet") {
-        return parquet_rows(file);
+        return parquet_rows(file).map(Opened::Rows);
     }
     let opened = File::open(file).with_context(|| format!("cannot open `{}`", file.display()))?;
     let mut reader = BufReader::with_capacity(1 << 16, opened);
     let cannot_read = || format!("cannot read `{}`", file.display());
+    let mut offset = 0;
     if reader.fill_buf().with_context(cannot_read)?.starts_with(b"\xEF\xBB\xBF") {
         reader.consume(3);
+        offset = 3;
     }
     // Leading blank lines are counted, so that line numbers stay right.
     let mut line = 1;
@@ -50,52 +74,89 @@ pub fn rows(file: &Path) -> Result<Box<dyn Iterator<Item = Result<PlacedRow>>>> 
             bail!("`{}` is empty", file.display());
         };
         match byte {
-            b'[' => return array_rows(file, reader),
+            b'[' => return array_rows(file, reader).map(Opened::Rows),
             b'\n' => line += 1,
             b' ' | b'\t' | b'\r' => {}
             _ => break,
         }
         reader.consume(1);
+        offset += 1;
     }
-    Ok(Box::new(Lines { file: file.to_path_buf(), reader, number: line, buffer: Vec::new(), failed: false }))
+    Ok(Opened::Lines(Lines {
+        file: file.to_path_buf(),
+        reader,
+        offset,
+        number: line,
+        buffer: Vec::new(),
+        failed: false,
+    }))
 }
 
-struct Lines {
+/// The lines of a JSONL file that are not blank.
+pub(super) struct Lines {
     file: PathBuf,
     reader: BufReader<File>,
+    /// Where the next line begins.
+    offset: u64,
     /// The number of the next line.
     number: usize,
     buffer: Vec<u8>,
     failed: bool,
 }
 
+/// A line as it stands in its file.
+pub(super) struct Line<'a> {
+    /// Where it begins, in bytes.
+    pub(super) offset: u64,
+    /// Its number, from 1.
+    pub(super) number: usize,
+    /// Its bytes, line feed included.
+    pub(super) bytes: &'a [u8],
+}
+
+impl Lines {
+    /// The next line that is not blank.
+    pub(super) fn next_line(&mut self) -> Result<Option<Line<'_>>> {
+        loop {
+            self.buffer.clear();
+            let (offset, number) = (self.offset, self.number);
+            let read = self.reader.read_until(b'\n', &mut self.buffer);
+            let read = read.with_context(|| format!("{}:{number}: cannot read", self.file.display()))?;
+            self.offset += read as u64;
+            self.number += 1;
+            if read == 0 {
+                return Ok(None);
+            }
+            if !self.buffer.trim_ascii().is_empty() {
+                return Ok(Some(Line { offset, number, bytes: &self.buffer }));
+            }
+        }
+    }
+}
+
 impl Iterator for Lines {
     type Item = Result<PlacedRow>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.failed {
-            self.buffer.clear();
-            let place = Place { file: self.file.clone(), number: self.number };
-            match self.reader.read_until(b'\n', &mut self.buffer) {
-                Ok(0) => return None,
-                Ok(_) => self.number += 1,
-                Err(error) => {
-                    self.failed = true;
-                    return Some(Err(anyhow!("{place}: cannot read: {error}")));
-                }
-            }
-            if self.buffer.trim_ascii().is_empty() {
-                continue;
-            }
-            let row = parse_object(&self.buffer).map_err(|cause| anyhow!("{place}: {cause}"));
-            self.failed = row.is_err();
-            return Some(row.map(|row| (place, row)));
+        if self.failed {
+            return None;
         }
-        None
+        let file = self.file.clone();
+        let row = match self.next_line() {
+            Ok(None) => return None,
+            Ok(Some(line)) => {
+                let place = Place { file, number: line.number };
+                parse_object(line.bytes).map_err(|cause| anyhow!("{place}: {cause}")).map(|row| (place, row))
+            }
+            Err(error) => Err(error),
+        };
+        self.failed = row.is_err();
+        Some(row)
     }
 }
 
-fn parse_object(line: &[u8]) -> Result<Map<String, Json>, String> {
+/// The fields of a line; the error says what it is instead.
+pub(super) fn parse_object(line: &[u8]) -> Result<Map<String, Json>, String> {
     match serde_json::from_slice(line) {
         Ok(Json::Object(row)) => Ok(row),
         Ok(other) => Err(format!("not a JSON object but {}", kind(&other))),

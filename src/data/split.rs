@@ -3,8 +3,6 @@
 //! The same problem is on the same side in every run, on every machine and with every seed, also
 //! when rows are added or reordered (exactly so for a share). Rows with the same text stay together.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, bail};
 use sha2::{Digest, Sha256};
 
@@ -29,20 +27,20 @@ pub(super) fn in_share(hash: u64, share: f64) -> bool {
     (hash as f64) < share * 18_446_744_073_709_551_616.0
 }
 
-/// For each key whether its row is held out.
+/// For each row's [`hash`] whether the row is held out.
 ///
 /// Errors: a count that leaves nothing to train on.
-pub fn held_out(keys: &[String], amount: Amount) -> Result<Vec<bool>> {
-    let hashes: Vec<u64> = keys.iter().map(|key| hash(key)).collect();
+pub fn held_out(hashes: &[u64], amount: Amount) -> Result<Vec<bool>> {
     match amount {
         Amount::Share(share) => Ok(hashes.iter().map(|&hash| in_share(hash, share)).collect()),
         Amount::Count(count) => {
-            let distinct: BTreeSet<u64> = hashes.iter().copied().collect();
+            let mut distinct = hashes.to_vec();
+            distinct.sort_unstable();
+            distinct.dedup();
             if count >= distinct.len() {
                 bail!("cannot hold out `{count}` problems of `{}` distinct ones", distinct.len());
             }
-            let limit = distinct.iter().nth(count).copied().unwrap_or(0);
-            Ok(hashes.iter().map(|&hash| hash < limit).collect())
+            Ok(hashes.iter().map(|&hash| hash < distinct[count]).collect())
         }
     }
 }
@@ -51,8 +49,8 @@ pub fn held_out(keys: &[String], amount: Amount) -> Result<Vec<bool>> {
 mod tests {
     use super::*;
 
-    fn keys(count: usize) -> Vec<String> {
-        (0..count).map(|at| format!("problem {at}")).collect()
+    fn hashes(count: usize) -> Vec<u64> {
+        (0..count).map(|at| hash(&format!("problem {at}"))).collect()
     }
 
     // python3 -c "import hashlib; print(int.from_bytes(hashlib.sha256(b'2+2').digest()[:8], 'big'))"
@@ -64,8 +62,8 @@ mod tests {
 
     #[test]
     fn a_share_is_near_its_size_and_keeps_its_members() {
-        let small = held_out(&keys(5000), Amount::Share(0.1)).unwrap();
-        let large = held_out(&keys(10_000), Amount::Share(0.1)).unwrap();
+        let small = held_out(&hashes(5000), Amount::Share(0.1)).unwrap();
+        let large = held_out(&hashes(10_000), Amount::Share(0.1)).unwrap();
         assert_eq!(small, large[..5000]);
         let count = large.iter().filter(|&&out| out).count();
         // Binomial, n = 10000, p = 0.1: standard deviation 30.
@@ -74,8 +72,8 @@ mod tests {
 
     #[test]
     fn a_count_is_exact_and_duplicates_stay_together() {
-        let mut rows = keys(100);
-        rows.extend(keys(100));
+        let mut rows = hashes(100);
+        rows.extend(hashes(100));
         let flags = held_out(&rows, Amount::Count(7)).unwrap();
         assert_eq!(flags.iter().filter(|&&out| out).count(), 14);
         assert_eq!(flags[..100], flags[100..]);

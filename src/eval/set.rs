@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candlewick_eval::benchmark::{self, Benchmark, Item, Jsonl};
-use candlewick_eval::contamination::{Contamination, Overlap, contamination};
+use candlewick_eval::contamination::{Contamination, Overlap, Search};
 use serde_json::Value;
 
 use crate::data::{self, DataConfig, Example, Prompt, Split, source::Source, split};
@@ -27,22 +27,31 @@ pub(super) struct Set {
 }
 
 /// What a model was trained on, to be looked for in benchmarks.
-pub struct Training {
-    /// Its name in reports.
-    pub name: String,
-    /// The problems, or whole texts where the data have none.
-    pub texts: Vec<String>,
-}
+pub struct Training(pub data::Dataset);
 
 impl Training {
-    /// The texts of a data set.
-    pub fn of(dataset: &data::Dataset) -> Self {
-        let text = |example: &Example| match example {
-            Example::Text { text, .. } => text.clone(),
-            Example::Conversation { messages, .. } => messages.iter().map(|m| m.text() + "\n").collect(),
-            other => other.problem().map_or_else(String::new, |problem| problem.text.clone()),
-        };
-        Self { name: dataset.source.clone(), texts: dataset.examples.iter().map(text).collect() }
+    /// Looks in it for problems.
+    fn search(&self, problems: &[&str]) -> Result<Search> {
+        /// Rows that are in memory at a time.
+        const ROWS: usize = 4096;
+        let mut search = Search::new(problems);
+        let mut rows = self.0.iter();
+        loop {
+            let texts: Vec<String> = rows.by_ref().take(ROWS).map(|row| Ok(text(row?.as_ref()))).collect::<Result<_>>()?;
+            if texts.is_empty() {
+                return Ok(search);
+            }
+            search.add(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// The problem, or the whole text where a row has none.
+fn text(example: &Example) -> String {
+    match example {
+        Example::Text { text, .. } => text.clone(),
+        Example::Conversation { messages, .. } => messages.iter().map(|m| m.text() + "\n").collect(),
+        other => other.problem().map_or_else(String::new, |problem| problem.text.clone()),
     }
 }
 
@@ -216,8 +225,8 @@ impl Set {
     /// there and are not counted.
     pub(super) fn clean(&mut self, training: &Training) -> Result<()> {
         let problems: Vec<&str> = self.entries.iter().map(|(item, _)| item.problem.as_str()).collect();
-        let texts: Vec<&str> = training.texts.iter().map(String::as_str).collect();
-        let mut hits = contamination(&problems, &texts);
+        let search = training.search(&problems)?;
+        let mut hits = search.hits();
         hits.retain(|hit| !self.is_held_out || hit.overlap != Overlap::Run);
         let gone: HashSet<usize> =
             hits.iter().filter(|hit| hit.overlap != Overlap::Run).map(|hit| hit.problem).collect();
@@ -229,10 +238,10 @@ impl Set {
             bail!(
                 "every problem of `{}` stands in the training data `{}`: nothing is left to ask",
                 self.name,
-                training.name
+                training.0.source
             );
         }
-        self.contamination = Some(Contamination::new(&training.name, texts.len(), &hits, removed));
+        self.contamination = Some(Contamination::new(&training.0.source, search.texts(), &hits, removed));
         Ok(())
     }
 
@@ -277,7 +286,9 @@ mod tests {
 
     #[test]
     fn training_problems_are_taken_out_and_counted() {
-        let training = Training { name: "train.jsonl".into(), texts: vec!["What is 2+2?".into(), "Say yes.".into()] };
+        let row = |text: &str| Example::Text { id: text.into(), text: text.into() };
+        let rows = vec![row("What is 2+2?"), row("Say yes.")];
+        let training = Training(data::Dataset::held("train.jsonl", Vec::new(), rows));
         let mut own = set(&["What is 2+2?", "say YES", "What is 5+5?"]);
         own.clean(&training).unwrap();
         let found = own.contamination.unwrap();

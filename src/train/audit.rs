@@ -83,6 +83,20 @@ impl Audit {
         }
     }
 
+    /// Takes in what was found in the rows after these.
+    pub(super) fn add(&mut self, next: Self) {
+        self.read += next.read;
+        self.cut += next.cut;
+        self.tied += next.tied;
+        for (fault, count) in next.dropped {
+            *self.dropped.entry(fault).or_default() += count;
+        }
+        for (fault, names) in next.names {
+            let all = self.names.entry(fault).or_default();
+            all.extend(names.into_iter().take(NAMES - all.len()));
+        }
+    }
+
     /// Counts marked answers.
     pub(super) fn count_labels(&mut self, groups: &[Group]) {
         let of = |role: Role| groups.iter().filter(|g| g.rows[0].role == role).count();

@@ -60,7 +60,7 @@ impl Examiner {
         let exams = match config.eval.benchmarks.is_empty() {
             true => Vec::new(),
             false => {
-                let train = Training::of(&data::load(&config.data, &Hub::from_env(), Split::Train)?);
+                let train = Training(data::load(&config.data, &Hub::from_env(), Split::Train)?);
                 eval::exams(policy, &config.eval, &config.data, Some(&train), told(&config.eval, last))?
             }
         };

@@ -2,24 +2,27 @@
 //!
 //! What an objective learns from ([`Rows`]) decides how the data's forms are read: a pair serves as two
 //! marked answers, never the reverse. Everything left out or cut is counted and named ([`Audit`]).
+//! Demonstrations of JSONL files stay on disk: each is made into tokens when its batch is, and what is held is
+//! where it stands.
 
-use anyhow::{Context, Result, bail, ensure};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
 use candlewick_algorithms::batch::{Advantages, Role};
 use candlewick_algorithms::objective::Rows;
-use candlewick_algorithms::rng::Rng;
 use candlewick_algorithms::{Batch, Table};
-use serde_json::{Map, Value as Json};
+use rayon::prelude::*;
 
-use super::audit::{Audit, Fault};
-use crate::data::render::{Renderer, Tokenised, Tokens};
-use crate::data::{Columns, Dataset, Example, Worth};
+use super::account::progress;
+use super::audit::Audit;
+use crate::data::render::{Renderer, Tokens};
+use crate::data::{Columns, Dataset, Worth};
 
-/// Reads rows for the errors of each alone: part of a data set may lack what the whole has.
-pub(super) fn check_rows(dataset: &Dataset, renderer: &Renderer, reading: &Reading<'_>) -> Result<()> {
-    let mut reader = Reader { renderer, reading, source: &dataset.source, audit: Audit::default() };
-    let mut groups = Vec::new();
-    dataset.examples.iter().try_for_each(|example| reader.example(example, &mut groups))
-}
+mod reader;
+
+use reader::{Reader, add_mismatched, comparisons};
 
 /// One row of tokens and what it is.
 #[derive(Debug, Clone)]
@@ -60,14 +63,30 @@ pub struct Group {
 /// Every group of a data set, and what became of the others.
 #[derive(Debug)]
 pub struct Examples {
-    /// In the order of the data; a group's place is the number of its pair.
-    pub groups: Vec<Group>,
+    groups: Groups,
     /// What was found.
     pub audit: Audit,
 }
 
+/// Where groups are, in the order of the data; a group's place is the number of its pair.
+#[derive(Debug)]
+enum Groups {
+    Held(Vec<Group>),
+    OnDisk(Box<OnDisk>),
+}
+
+/// Demonstrations that are made into tokens each time they are asked for.
+struct OnDisk {
+    dataset: Dataset,
+    renderer: Arc<Renderer>,
+    reading: Reading,
+    /// Rows of the data that are left to train on.
+    kept: Vec<u32>,
+}
+
 /// How answers are read.
-pub struct Reading<'a> {
+#[derive(Debug, Clone)]
+pub struct Reading {
     /// Which rows the objective takes.
     pub rows: Rows,
     /// Most tokens of prompt and answer.
@@ -75,384 +94,178 @@ pub struct Reading<'a> {
     /// Whether an answer past it is cut, rather than left out.
     pub cuts: bool,
     /// Names of the fields.
-    pub columns: &'a Columns,
+    pub columns: Columns,
     /// Seed of the pairs that are formed here.
     pub seed: u64,
     /// The objective's name, for messages.
-    pub objective: &'a str,
+    pub objective: &'static str,
 }
 
 impl Examples {
     /// Reads a data set. Errors: rows of a form that the objective cannot learn from, a label out of
     /// its range, nothing left.
-    pub fn read(dataset: &Dataset, renderer: &Renderer, reading: &Reading<'_>) -> Result<Self> {
+    pub fn read(dataset: Dataset, renderer: &Arc<Renderer>, reading: &Reading) -> Result<Self> {
+        let source = dataset.source.clone();
+        let (groups, mut audit) = match reading.rows == Rows::Demonstrations && dataset.is_indexed() {
+            true => {
+                let (kept, audit) = survey(&dataset, renderer, reading)?;
+                let (renderer, reading) = (Arc::clone(renderer), reading.clone());
+                (Groups::OnDisk(Box::new(OnDisk { dataset, renderer, reading, kept })), audit)
+            }
+            false => {
+                let (groups, audit) = read_all(&dataset, renderer, reading)?;
+                (Groups::Held(groups), audit)
+            }
+        };
+        let mut all = Self { groups, audit: Audit::default() };
+        audit.kept = all.len();
+        audit.measure(all.held());
+        ensure!(!all.is_empty(), "no example of `{source}` is left to train on: {}", audit.reasons());
+        all.audit = audit;
+        Ok(all)
+    }
+
+    /// Reads rows for the errors of each alone: part of a data set may lack what the whole has.
+    pub fn check_rows(dataset: &Dataset, renderer: &Renderer, reading: &Reading) -> Result<()> {
         let mut reader = Reader { renderer, reading, source: &dataset.source, audit: Audit::default() };
         let mut groups = Vec::new();
-        for example in &dataset.examples {
-            reader.audit.read += 1;
-            reader.example(example, &mut groups)?;
-        }
-        let mut audit = reader.audit;
-        match reading.rows {
-            Rows::Labelled { with_mismatched } => {
-                audit.count_labels(&groups);
-                if with_mismatched {
-                    add_mismatched(&mut groups, reading.max_length)?;
-                }
-            }
-            Rows::PassFail => groups = comparisons(&groups, reading.seed)?,
-            Rows::Demonstrations | Rows::Pairs { .. } | Rows::Lists => {}
-        }
-        audit.kept = groups.len();
-        audit.measure(&groups);
-        ensure!(!groups.is_empty(), "no example of `{}` is left to train on: {}", dataset.source, audit.reasons());
-        Ok(Self { groups, audit })
+        dataset.iter().try_for_each(|example| reader.example(example?.as_ref(), &mut groups))
     }
 
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.groups.len()
+        match &self.groups {
+            Groups::Held(groups) => groups.len(),
+            Groups::OnDisk(on_disk) => on_disk.kept.len(),
+        }
     }
 
     /// Whether there is no group.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.len() == 0
+    }
+
+    /// The groups, where they are held: all but demonstrations on disk.
+    pub fn held(&self) -> &[Group] {
+        match &self.groups {
+            Groups::Held(groups) => groups,
+            Groups::OnDisk(_) => &[],
+        }
+    }
+
+    /// Groups in the order named.
+    ///
+    /// Errors: a file that was changed since it was read.
+    pub fn groups(&self, chosen: &[usize]) -> Result<Vec<Cow<'_, Group>>> {
+        match &self.groups {
+            Groups::Held(groups) => Ok(chosen.iter().map(|&g| Cow::Borrowed(&groups[g])).collect()),
+            Groups::OnDisk(on_disk) => chosen.par_iter().map(|&g| on_disk.group(g).map(Cow::Owned)).collect(),
+        }
     }
 
     /// Groups as a batch, in the order named: what is learnt is unmasked.
     pub fn batch(&self, chosen: &[usize]) -> Result<Batch> {
-        let rows: Vec<(usize, usize, &Row)> = (chosen.iter().enumerate())
-            .flat_map(|(place, &g)| self.groups[g].rows.iter().map(move |row| (place, g, row)))
+        let groups = self.groups(chosen)?;
+        let rows: Vec<(usize, &Row)> = (groups.iter().enumerate())
+            .flat_map(|(place, group)| group.rows.iter().map(move |row| (place, row)))
             .collect();
-        let starts: Vec<usize> = rows.iter().map(|(.., row)| row.start()).collect();
+        let starts: Vec<usize> = rows.iter().map(|(_, row)| row.start()).collect();
         let masks: Vec<Vec<f64>> = (rows.iter().zip(&starts))
-            .map(|((.., r), &s)| r.tokens.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect())
+            .map(|((_, r), &s)| r.tokens.learnt[s..].iter().map(|&l| f64::from(u8::from(l))).collect())
             .collect();
         let mut batch = Batch::new(Table::ragged(&masks, 0.0), rows.iter().map(|r| r.0).collect())?;
-        for (i, &(_, g, row)) in rows.iter().enumerate() {
+        for (i, &(place, row)) in rows.iter().enumerate() {
             batch.tokens[i] = row.tokens.ids.clone();
             batch.prompt_len[i] = starts[i];
             batch.role[i] = row.role;
-            batch.pair[i] = Some(g);
+            batch.pair[i] = Some(chosen[place]);
             if row.role == Role::Chosen {
-                batch.label[i] = self.groups[g].label;
-                batch.margin[i] = self.groups[g].margin;
+                batch.label[i] = groups[place].label;
+                batch.margin[i] = groups[place].margin;
             }
         }
-        self.add_worth(&mut batch, chosen);
+        add_worth(&mut batch, &groups);
         Ok(batch)
     }
 }
 
-impl Examples {
-    /// The values of lists: utilities as advantages, probabilities as labels too.
-    fn add_worth(&self, batch: &mut Batch, chosen: &[usize]) {
-        let lists: Option<Vec<&Worth>> = chosen.iter().map(|&g| self.groups[g].worth.as_ref()).collect();
-        let Some(lists) = lists.filter(|lists| !lists.is_empty()) else { return };
-        batch.advantage = Some(Advantages::Row(lists.iter().flat_map(|worth| worth.utilities()).collect()));
-        batch.label = (lists.iter())
-            .flat_map(|worth| {
-                let is_share = matches!(worth, Worth::Probs(_));
-                worth.values().iter().map(move |value| is_share.then_some(*value))
-            })
+impl OnDisk {
+    fn group(&self, at: usize) -> Result<Group> {
+        let row = self.kept[at] as usize;
+        let (mut groups, _) = read_row(&self.dataset, row, &self.renderer, &self.reading)?;
+        groups.pop().with_context(|| format!("row {row} of `{}` is left out the second time", self.dataset.source))
+    }
+}
+
+impl fmt::Debug for OnDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows of `{}`", self.kept.len(), self.dataset.source)
+    }
+}
+
+/// Which rows of demonstrations are left to train on.
+fn survey(dataset: &Dataset, renderer: &Renderer, reading: &Reading) -> Result<(Vec<u32>, Audit)> {
+    /// Rows made into tokens at a time.
+    const ROWS: usize = 1024;
+    let (mut kept, mut audit) = (Vec::new(), Audit::default());
+    let bar = progress(dataset.len() as u64, "counting tokens");
+    for first in (0..dataset.len()).step_by(ROWS) {
+        let rows = first..(first + ROWS).min(dataset.len());
+        let found: Vec<Result<(bool, Audit)>> = (rows.clone().into_par_iter())
+            .map(|row| read_row(dataset, row, renderer, reading).map(|(groups, audit)| (!groups.is_empty(), audit)))
             .collect();
+        for (row, found) in rows.zip(found) {
+            let (is_kept, of_row) = found?;
+            audit.add(of_row);
+            kept.extend(is_kept.then_some(row as u32));
+        }
+        bar.inc(ROWS as u64);
     }
+    bar.finish_and_clear();
+    kept.shrink_to_fit();
+    Ok((kept, audit))
 }
 
-struct Reader<'a> {
-    renderer: &'a Renderer,
-    reading: &'a Reading<'a>,
-    source: &'a str,
-    audit: Audit,
-}
-
-impl Reader<'_> {
-    fn example(&mut self, example: &Example, groups: &mut Vec<Group>) -> Result<()> {
-        let id = example.id();
-        let wrong = |needs: &str| -> anyhow::Error {
-            anyhow::anyhow!(
-                "row `{id}` of `{}` is of form `{}`: objective `{}` learns from {needs}",
-                self.source,
-                example.form(),
-                self.reading.objective
-            )
-        };
-        match (self.reading.rows, example) {
-            (_, Example::Preference { chosen, rejected, .. }) if chosen == rejected => {
-                self.audit.drop(id, Fault::Identical);
-                Ok(())
-            }
-            (Rows::Demonstrations, Example::Preference { .. } | Example::Ranked { .. } | Example::Prompt(_)) => {
-                Err(wrong("completions: fields `prompt` and `completion`, `messages` or `text`"))
-            }
-            (Rows::Demonstrations, _) => {
-                if let Some(tokens) = self.row(example, id)? {
-                    groups.push(alone(id, tokens, Role::Demonstration));
-                }
-                Ok(())
-            }
-            (Rows::Pairs { with_prompt }, Example::Preference { problem, .. }) => {
-                let (label, margin) = self.label_and_margin(id, &problem.meta)?;
-                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
-                if label == Some(0.5) {
-                    self.audit.tied += 1;
-                }
-                let prompt = with_prompt.then(|| prompt_row(&chosen));
-                let mut rows =
-                    vec![Row { tokens: chosen, role: Role::Chosen }, Row { tokens: rejected, role: Role::Rejected }];
-                rows.extend(prompt.flatten());
-                groups.push(Group { id: id.to_owned(), rows, label, margin, worth: None });
-                Ok(())
-            }
-            (Rows::Pairs { with_prompt }, Example::Ranked { worth, .. }) => {
-                let Some((rows, worth)) = self.list(example, id, worth)? else { return Ok(()) };
-                groups.extend(pairs_of(id, &rows, &worth, with_prompt));
-                Ok(())
-            }
-            (Rows::Pairs { .. }, _) => Err(wrong(
-                "pairs: fields `prompt`, `chosen` and `rejected`, or lists: `prompt`, `candidates`, `scores`",
-            )),
-            (Rows::Lists, Example::Preference { problem, .. }) => {
-                let (label, _) = self.label_and_margin(id, &problem.meta)?;
-                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
-                let share = label.unwrap_or(1.0);
-                groups.push(list(id, vec![chosen, rejected], Worth::Probs(vec![share, 1.0 - share])));
-                Ok(())
-            }
-            (Rows::Lists, Example::Ranked { worth, .. }) => {
-                if let Some((rows, worth)) = self.list(example, id, worth)? {
-                    groups.push(list(id, rows, worth));
-                }
-                Ok(())
-            }
-            (Rows::Lists, _) => {
-                Err(wrong("lists: fields `prompt`, `candidates` and `scores`, `probs` or `ranks`; or pairs"))
-            }
-
-            (Rows::Labelled { .. } | Rows::PassFail, Example::Preference { .. }) => {
-                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
-                groups.push(alone(id, chosen, Role::Desirable));
-                groups.push(alone(id, rejected, Role::Undesirable));
-                Ok(())
-            }
-            (Rows::Labelled { .. } | Rows::PassFail, Example::Completion { problem, .. }) => {
-                let is_good = self.mark(id, &problem.meta)?;
-                if let Some(tokens) = self.row(example, id)? {
-                    if is_empty(&tokens) {
-                        self.audit.drop(id, Fault::Empty);
-                        return Ok(());
-                    }
-                    groups.push(alone(id, tokens, if is_good { Role::Desirable } else { Role::Undesirable }));
-                }
-                Ok(())
-            }
-            (Rows::Labelled { .. } | Rows::PassFail, _) => {
-                Err(wrong("marked answers: fields `prompt`, `completion` and `label`, or pairs"))
-            }
-        }
-    }
-
-    /// The tokens of a row, cut or left out where it is too long or empty.
-    fn row(&mut self, example: &Example, id: &str) -> Result<Option<Tokens>> {
-        match self.renderer.example(example)? {
-            Tokenised::Row(tokens) => Ok(self.fitted(tokens, id)),
-            _ => bail!("row `{id}` of `{}` has nothing to learn", self.source),
-        }
-    }
-
-    fn pair(&mut self, example: &Example, id: &str) -> Result<Option<(Tokens, Tokens)>> {
-        let Tokenised::Pair { chosen, rejected } = self.renderer.example(example)? else {
-            bail!("row `{id}` of `{}` is no pair", self.source);
-        };
-        if is_empty(&chosen) || is_empty(&rejected) {
-            self.audit.drop(id, Fault::Empty);
-            return Ok(None);
-        }
-        let Some(chosen) = self.fitted(chosen, id) else { return Ok(None) };
-        let Some(rejected) = self.fitted(rejected, id) else { return Ok(None) };
-        if chosen.ids == rejected.ids {
-            self.audit.drop(id, Fault::Identical);
-            return Ok(None);
-        }
-        Ok(Some((chosen, rejected)))
-    }
-
-    /// The rows of a list and what they are worth, without those that repeat another, are empty or too long; nothing
-    /// where fewer than two are left.
-    fn list(&mut self, example: &Example, id: &str, worth: &Worth) -> Result<Option<(Vec<Tokens>, Worth)>> {
-        let Tokenised::List(candidates) = self.renderer.example(example)? else {
-            bail!("row `{id}` of `{}` is no list", self.source);
-        };
-        let (mut rows, mut kept): (Vec<Tokens>, Vec<usize>) = (Vec::new(), Vec::new());
-        for (place, tokens) in candidates.into_iter().enumerate() {
-            if is_empty(&tokens) {
-                self.audit.drop(id, Fault::Empty);
-                continue;
-            }
-            let Some(tokens) = self.fitted(tokens, id) else { continue };
-            if rows.contains(&tokens) {
-                self.audit.drop(id, Fault::Identical);
-                continue;
-            }
-            rows.push(tokens);
-            kept.push(place);
-        }
-        if rows.len() < 2 {
-            self.audit.drop(id, Fault::TooFew);
-            return Ok(None);
-        }
-        let worth = worth.of(&kept);
-        let utilities = worth.utilities();
-        self.audit.tied += usize::from((0..utilities.len()).any(|i| utilities[..i].contains(&utilities[i])));
-        Ok(Some((rows, worth)))
-    }
-
-    /// The row within the length limit; `None` where its prompt alone reaches it, or cutting is off.
-    fn fitted(&mut self, mut tokens: Tokens, id: &str) -> Option<Tokens> {
-        let limit = self.reading.max_length;
-        if tokens.ids.len() <= limit {
-            return Some(tokens);
-        }
-        if tokens.prompt_len() >= limit || !self.reading.cuts {
-            let fault = if self.reading.cuts { Fault::PromptTooLong } else { Fault::TooLong };
-            self.audit.drop(id, fault);
-            return None;
-        }
-        self.audit.cut += 1;
-        tokens.truncate(limit);
-        Some(tokens)
-    }
-
-    /// Whether an answer is marked as good: true or false, 1 or 0.
-    fn mark(&self, id: &str, meta: &Map<String, Json>) -> Result<bool> {
-        let name = self.reading.columns.label.as_deref().unwrap_or("label");
-        match field(meta, name) {
-            Some(Json::Bool(mark)) => Ok(*mark),
-            Some(Json::Number(n)) if n.as_f64() == Some(0.0) || n.as_f64() == Some(1.0) => Ok(n.as_f64() == Some(1.0)),
-            Some(other) => bail!(
-                "row `{id}` of `{}`: `{name}` = {other} marks no answer: it is true or false, 1 or 0",
-                self.source
-            ),
-            None => bail!(
-                "row `{id}` of `{}` has no field `{name}`: say whether the answer is good, or name the field in `data.columns.label`",
-                self.source
-            ),
-        }
-    }
-
-    fn label_and_margin(&self, id: &str, meta: &Map<String, Json>) -> Result<(Option<f64>, Option<f64>)> {
-        let number = |name: &str, is_named: bool| match field(meta, name) {
-            None | Some(Json::Null) if !is_named => Ok(None),
-            Some(value) => match value.as_f64() {
-                Some(number) => Ok(Some(number)),
-                None => bail!("row `{id}` of `{}`: `{name}` = {value} is not a number", self.source),
-            },
-            None => bail!("row `{id}` of `{}` has no field `{name}`", self.source),
-        };
-        let of = |named: &Option<String>, usual: &str| number(named.as_deref().unwrap_or(usual), named.is_some());
-        let label = of(&self.reading.columns.label, "label")?;
-        if let Some(label) = label.filter(|l| !(0.0..=1.0).contains(l)) {
-            bail!("row `{id}` of `{}`: the label {label} is not a share of raters from 0 to 1", self.source);
-        }
-        Ok((label, of(&self.reading.columns.margin, "margin")?))
-    }
-}
-
-/// Whether an answer is nothing but its end: it would teach when to stop, and no more.
-fn is_empty(answer: &Tokens) -> bool {
-    answer.ids.len() <= answer.prompt_len() + 1
-}
-
-fn field<'a>(meta: &'a Map<String, Json>, path: &str) -> Option<&'a Json> {
-    let mut parts = path.split('.');
-    let first = meta.get(parts.next()?)?;
-    parts.try_fold(first, |value, key| value.get(key))
-}
-
-fn alone(id: &str, tokens: Tokens, role: Role) -> Group {
-    Group { id: id.to_owned(), rows: vec![Row { tokens, role }], label: None, margin: None, worth: None }
-}
-
-fn list(id: &str, rows: Vec<Tokens>, worth: Worth) -> Group {
-    let rows = rows.into_iter().map(|tokens| Row { tokens, role: Role::Ranked }).collect();
-    Group { id: id.to_owned(), rows, label: None, margin: None, worth: Some(worth) }
-}
-
-/// Every two candidates of unequal worth as a pair, as InstructGPT (arXiv 2203.02155) makes them; scores give it a margin.
-fn pairs_of(id: &str, rows: &[Tokens], worth: &Worth, with_prompt: bool) -> Vec<Group> {
-    let utilities = worth.utilities();
-    let all = (0..rows.len()).flat_map(|a| (0..rows.len()).map(move |b| (a, b)));
-    all.filter(|&(a, b)| utilities[a] > utilities[b])
-        .map(|(a, b)| {
-            let row = |i: usize, role: Role| Row { tokens: rows[i].clone(), role };
-            let mut pair = vec![row(a, Role::Chosen), row(b, Role::Rejected)];
-            pair.extend(with_prompt.then(|| prompt_row(&rows[a])).flatten());
-            let margin = matches!(worth, Worth::Scores(_)).then(|| utilities[a] - utilities[b]);
-            Group { id: format!("{id}:{}>{}", a + 1, b + 1), rows: pair, label: None, margin, worth: None }
-        })
-        .collect()
-}
-
-/// The prompt of an answer, all of it but the first token to be learnt; `None` for a prompt of one token.
-fn prompt_row(answer: &Tokens) -> Option<Row> {
-    let ids = answer.ids[..answer.prompt_len()].to_vec();
-    let mut learnt = vec![true; ids.len()];
-    *learnt.first_mut()? = false;
-    (ids.len() > 1).then_some(Row { tokens: Tokens { ids, learnt }, role: Role::Prompt })
-}
-
-/// Puts to each answer's prompt the answer of the nearest row before it (around the end) with another prompt.
-fn add_mismatched(groups: &mut [Group], max_length: usize) -> Result<()> {
-    let n = groups.len();
-    let prompts: Vec<Vec<u32>> = groups.iter().map(|g| prompt_of(&g.rows[0].tokens).to_vec()).collect();
-    let answers: Vec<Vec<u32>> =
-        groups.iter().map(|g| g.rows[0].tokens.ids[g.rows[0].tokens.prompt_len()..].to_vec()).collect();
-    for i in 0..n {
-        let other = (1..n).map(|back| (i + n - back) % n).find(|&j| prompts[j] != prompts[i]);
-        let other = other.context(
-            "every answer has the same prompt: `kto` needs answers to other prompts, or `loss = \"apo_zero_unpaired\"`",
-        )?;
-        let mut ids = prompts[i].clone();
-        ids.extend(&answers[other]);
-        ids.truncate(max_length);
-        let learnt = (0..ids.len()).map(|at| at >= prompts[i].len()).collect();
-        groups[i].rows.push(Row { tokens: Tokens { ids, learnt }, role: Role::Mismatched });
-    }
-    Ok(())
-}
-
-fn prompt_of(tokens: &Tokens) -> &[u32] {
-    &tokens.ids[..tokens.prompt_len()]
-}
-
-/// Pairs across prompts: every passing answer once against a failing one and once against another passing
-/// one, drawn by the seed. Two failing answers are never compared.
-fn comparisons(answers: &[Group], seed: u64) -> Result<Vec<Group>> {
-    let of = |role: Role| -> Vec<usize> { (0..answers.len()).filter(|&i| answers[i].rows[0].role == role).collect() };
-    let (good, bad) = (of(Role::Desirable), of(Role::Undesirable));
-    ensure!(
-        !good.is_empty() && !bad.is_empty(),
-        "comparisons need answers of both kinds: {} are marked as good, {} as bad",
-        good.len(),
-        bad.len()
-    );
-    let mut rng = Rng::keyed(&[seed, 0x71e]);
-    let join = |a: usize, b: usize| Group {
-        id: format!("{} / {}", answers[a].id, answers[b].id),
-        rows: vec![answers[a].rows[0].clone(), answers[b].rows[0].clone()],
-        label: None,
-        margin: None,
-        worth: None,
-    };
+fn read_row(dataset: &Dataset, row: usize, renderer: &Renderer, reading: &Reading) -> Result<(Vec<Group>, Audit)> {
+    let mut reader =
+        Reader { renderer, reading, source: &dataset.source, audit: Audit { read: 1, ..Audit::default() } };
     let mut groups = Vec::new();
-    for (place, &a) in good.iter().enumerate() {
-        groups.push(join(a, bad[rng.below(bad.len() as u64) as usize]));
-        if good.len() > 1 {
-            let other = (place + 1 + rng.below(good.len() as u64 - 1) as usize) % good.len();
-            groups.push(join(a, good[other]));
-        }
+    reader.example(dataset.get(row)?.as_ref(), &mut groups)?;
+    Ok((groups, reader.audit))
+}
+
+fn read_all(dataset: &Dataset, renderer: &Renderer, reading: &Reading) -> Result<(Vec<Group>, Audit)> {
+    let mut reader = Reader { renderer, reading, source: &dataset.source, audit: Audit::default() };
+    let mut groups = Vec::new();
+    for example in dataset.iter() {
+        reader.audit.read += 1;
+        reader.example(example?.as_ref(), &mut groups)?;
     }
-    Ok(groups)
+    let mut audit = reader.audit;
+    match reading.rows {
+        Rows::Labelled { with_mismatched } => {
+            audit.count_labels(&groups);
+            if with_mismatched {
+                add_mismatched(&mut groups, reading.max_length)?;
+            }
+        }
+        Rows::PassFail => groups = comparisons(&groups, reading.seed)?,
+        Rows::Demonstrations | Rows::Pairs { .. } | Rows::Lists => {}
+    }
+    Ok((groups, audit))
+}
+
+/// The values of lists: utilities as advantages, probabilities as labels too.
+fn add_worth(batch: &mut Batch, groups: &[Cow<'_, Group>]) {
+    let lists: Option<Vec<&Worth>> = groups.iter().map(|group| group.worth.as_ref()).collect();
+    let Some(lists) = lists.filter(|lists| !lists.is_empty()) else { return };
+    batch.advantage = Some(Advantages::Row(lists.iter().flat_map(|worth| worth.utilities()).collect()));
+    batch.label = (lists.iter())
+        .flat_map(|worth| {
+            let is_share = matches!(worth, Worth::Probs(_));
+            worth.values().iter().map(move |value| is_share.then_some(*value))
+        })
+        .collect();
 }
 
 #[cfg(test)]

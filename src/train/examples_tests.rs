@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use serde_json::Map;
+
+use super::super::audit::Fault;
 use super::*;
 use crate::data::{DataConfig, Split};
 use crate::hub::Hub;
+use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::Tokenizer;
 
 const PAIRS: Rows = Rows::Pairs { with_prompt: false };
@@ -17,9 +21,9 @@ fn read(lines: &[&str], rows: Rows, max_length: usize, cuts: bool) -> Result<Exa
     let config = DataConfig { train: Some(path.display().to_string()), ..DataConfig::default() };
     let dataset = crate::data::load(&config, &Hub::from_env(), Split::Train)?;
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart");
-    let renderer = Renderer::new(&config, Tokenizer::from_folder(&model)?, None, Map::new(), None);
-    let reading = Reading { rows, max_length, cuts, columns: &config.columns, seed: 0, objective: "test" };
-    Examples::read(&dataset, &renderer, &reading)
+    let renderer = Arc::new(Renderer::new(&config, Tokenizer::from_folder(&model)?, None, Map::new(), None));
+    let reading = Reading { rows, max_length, cuts, columns: config.columns.clone(), seed: 0, objective: "test" };
+    Examples::read(dataset, &renderer, &reading)
 }
 
 fn refused(lines: &[&str], rows: Rows) -> String {
@@ -40,7 +44,7 @@ fn faults_are_counted_named_and_left_out() {
         r#"{"id": "tied", "prompt": "1+6=", "chosen": "7", "rejected": "8", "label": 0.5, "margin": 2}"#,
     ];
     let found = read(&rows, PAIRS, 9, true).unwrap();
-    let ids: Vec<&str> = found.groups.iter().map(|g| g.id.as_str()).collect();
+    let ids: Vec<&str> = found.held().iter().map(|g| g.id.as_str()).collect();
     assert_eq!(ids, ["good", "cut", "tied"]);
     let audit = &found.audit;
     assert_eq!((audit.read, audit.kept, audit.tied, audit.cut), (7, 3, 1, 3));
@@ -48,7 +52,7 @@ fn faults_are_counted_named_and_left_out() {
     assert_eq!(audit.names[&Fault::Empty], ["empty"]);
     assert_eq!(audit.names[&Fault::PromptTooLong], ["long"]);
     assert!(audit.lines().iter().any(|l| l.contains("`empty`")), "{:?}", audit.lines());
-    assert_eq!((found.groups[2].label, found.groups[2].margin), (Some(0.5), Some(2.0)));
+    assert_eq!((found.held()[2].label, found.held()[2].margin), (Some(0.5), Some(2.0)));
     // Where nothing may be cut, the long ones are left out instead.
     let whole = read(&rows, PAIRS, 9, false).unwrap();
     assert_eq!(whole.audit.dropped[&Fault::TooLong], 3);
@@ -100,7 +104,7 @@ fn comparisons_join_passing_answers_with_failing_and_passing_ones() {
     ];
     let found = read(&rows, Rows::PassFail, 100, false).unwrap();
     assert_eq!(found.len(), 4);
-    for group in &found.groups {
+    for group in found.held() {
         assert_eq!(group.rows[0].role, Role::Desirable, "a comparison begins with a passing answer");
         assert_ne!(group.rows[0].tokens, group.rows[1].tokens);
     }
@@ -139,8 +143,59 @@ fn lists_keep_what_can_be_compared_with_its_worth() {
 #[test]
 fn a_list_is_every_pair_of_unequal_worth() {
     let pairs = read(&[LIST], PAIRS, 100, true).unwrap();
-    let ids: Vec<&str> = pairs.groups.iter().map(|g| g.id.as_str()).collect();
+    let ids: Vec<&str> = pairs.held().iter().map(|g| g.id.as_str()).collect();
     assert_eq!(ids, ["list:1>2", "list:1>3"], "the two of equal score are not compared");
-    assert_eq!(pairs.groups[0].margin, Some(1.5));
+    assert_eq!(pairs.held()[0].margin, Some(1.5));
     assert!(refused(&[LIST], Rows::Demonstrations).contains("learns from completions"));
+}
+
+/// Demonstrations of a JSONL file and of a JSON array, which is held.
+fn demonstrations(rows: &[String], template: Option<&str>) -> [Examples; 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart");
+    [("rows.jsonl", rows.join("\n")), ("rows.json", format!("[{}]", rows.join(",")))].map(|(name, content)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let config = DataConfig { train: Some(path.display().to_string()), ..DataConfig::default() };
+        let dataset = crate::data::load(&config, &Hub::from_env(), Split::Train).unwrap();
+        let tokenizer = Tokenizer::from_folder(&model).unwrap();
+        let template = template.map(|t| ChatTemplate::new(t, tokenizer.special().clone()).unwrap());
+        let renderer = Arc::new(Renderer::new(&config, tokenizer, template, Map::new(), None));
+        let columns = config.columns.clone();
+        let rows = Rows::Demonstrations;
+        let reading = Reading { rows, max_length: 12, cuts: false, columns, seed: 0, objective: "sft" };
+        Examples::read(dataset, &renderer, &reading).unwrap()
+    })
+}
+
+#[test]
+fn demonstrations_on_disk_are_those_in_memory() {
+    let rows: Vec<String> = (0..3000)
+        .map(|i| match i % 7 {
+            6 => format!("{{\"id\": \"long {i}\", \"prompt\": \"1+2+3+4+5=\", \"completion\": \"15;{i}\"}}"),
+            _ => format!("{{\"prompt\": \"{i}+1=\", \"completion\": \"{}\"}}", i + 1),
+        })
+        .collect();
+    let [on_disk, held] = demonstrations(&rows, None);
+    assert!(on_disk.held().is_empty() && held.held().len() == 2572);
+    assert_eq!((on_disk.len(), on_disk.audit.read), (2572, 3000));
+    assert_eq!(on_disk.audit.dropped, held.audit.dropped);
+    assert_eq!(on_disk.audit.names, held.audit.names);
+    let chosen = [2571, 6, 0, 1300];
+    let (a, b) = (on_disk.batch(&chosen).unwrap(), held.batch(&chosen).unwrap());
+    assert_eq!((&a.tokens, &a.prompt_len, &a.mask, &a.pair), (&b.tokens, &b.prompt_len, &b.mask, &b.pair));
+}
+
+#[test]
+fn only_the_assistants_turns_of_a_conversation_are_learnt() {
+    let marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}${% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let turn = |role: &str, content: &str| format!("{{\"role\": \"{role}\", \"content\": \"{content}\"}}");
+    let turns = [turn("user", "1+2="), turn("assistant", "3"), turn("user", "4+4="), turn("assistant", "8")];
+    let row = format!("{{\"messages\": [{}]}}", turns.join(", "));
+    for examples in demonstrations(&[row], Some(marked)) {
+        let batch = examples.batch(&[0]).unwrap();
+        // 1+2= 3$ 4+4= 8$, of which the answers and their ends count.
+        assert_eq!((batch.tokens[0].len(), batch.prompt_len[0]), (12, 4));
+        assert_eq!(batch.mask.row(0), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+    }
 }

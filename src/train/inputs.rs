@@ -4,11 +4,13 @@
 //! weight is loaded, with the key of the config that is wrong.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use candlewick_rewards::{Rewards, RewardsConfig};
 
-use super::{check_model, examples, lengths, offline, probe};
+use super::examples::Examples;
+use super::{check_model, lengths, offline, probe};
 use crate::config::{Config, Kind, Online, Refusal};
 use crate::data::render::Renderer;
 use crate::data::source::Source;
@@ -53,7 +55,7 @@ impl Inputs {
         // 1. Models, by their `config.json`.
         let (spec, folder) = shape(&config.model.path, config.model.revision.as_deref(), "model.path")?;
         check_model(config, &spec).map_err(|error| Refusal::command(format!("{error:#}")))?;
-        let reference = check_reference(config, &spec)?;
+        let reference = check_reference(config, &spec, &folder)?;
         let reward_models = config.reward.as_ref().map_or(Ok(Vec::new()), reward_models)?;
 
         // 2. Other programs and files.
@@ -69,7 +71,7 @@ impl Inputs {
         let mut dataset = read(config, reach)?;
         let mut notes = Vec::new();
         if let (Some(dataset), Kind::Online(online)) = (&mut dataset, config.kind()) {
-            dataset.problems().map_err(|error| refused("data.train", error))?;
+            dataset.check_problems().map_err(|error| refused("data.train", error))?;
             notes.extend(drop_unanswered(dataset, &online)?);
         }
         let renderer = renderer(config, &spec, &folder)?;
@@ -111,11 +113,11 @@ pub fn shape(path: &str, revision: Option<&str>, key: &str) -> Result<(DecoderSp
 }
 
 /// The reference is there, and reads the policy's tokens; its shape, where a path names it.
-fn check_reference(config: &Config, policy: &DecoderSpec) -> Result<Option<DecoderSpec>> {
+fn check_reference(config: &Config, policy: &DecoderSpec, texts: &Path) -> Result<Option<DecoderSpec>> {
     const KEY: &str = "model.reference.path";
     let Some(reference) = &config.model.reference else { return Ok(None) };
     let Some(path) = reference.path.as_ref().filter(|path| !path.ends_with(".gguf")) else { return Ok(None) };
-    let (spec, _) = shape(path, reference.revision.as_deref(), KEY)?;
+    let (spec, folder) = shape(path, reference.revision.as_deref(), KEY)?;
     if spec.vocab_size != policy.vocab_size {
         let message = format!(
             "the reference's vocabulary of {} is not the policy's of {}: choose a reference of the same family",
@@ -123,7 +125,30 @@ fn check_reference(config: &Config, policy: &DecoderSpec) -> Result<Option<Decod
         );
         return Err(Refusal::key(KEY, message).into());
     }
+    let other = other_token(texts, &folder).map_err(|error| refused(KEY, error))?;
+    if let Some((token, id, found)) = other {
+        let found = found.map_or("does not have it".to_owned(), |found| format!("has it as {found}"));
+        let message = format!(
+            "the policy's token `{token}` is number {id} and the reference {found}: both must share the tokenizer, choose a reference of the same family"
+        );
+        return Err(Refusal::key(KEY, message).into());
+    }
     Ok(Some(spec))
+}
+
+/// A token of the policy that is another one of the reference, the least by number; where both have a tokenizer.
+fn other_token(policy: &Path, reference: &Path) -> Result<Option<(String, u32, Option<u32>)>> {
+    let has_one = |folder: &Path| folder.join("tokenizer.json").is_file();
+    if !has_one(policy) || !has_one(reference) || policy == reference {
+        return Ok(None);
+    }
+    let vocabulary = |folder: &Path| Ok::<_, anyhow::Error>(Tokenizer::from_folder(folder)?.vocabulary());
+    let (own, theirs) = (vocabulary(policy)?, vocabulary(reference)?);
+    let differing = own.into_iter().filter(|(token, id)| theirs.get(token) != Some(id));
+    Ok(differing.min_by_key(|(_, id)| *id).map(|(token, id)| {
+        let found = theirs.get(&token).copied();
+        (token, id, found)
+    }))
 }
 
 fn reward_models(rewards: &RewardsConfig) -> Result<Vec<(&'static str, DecoderSpec)>> {
@@ -187,10 +212,10 @@ fn drop_unanswered(dataset: &mut Dataset, online: &Online) -> Result<Option<Stri
         example.problem().and_then(|problem| problem.answer.as_ref()).is_some_and(|answer| !answer.trim().is_empty())
     };
     let total = dataset.len();
-    let Some(first) = dataset.examples.iter().find(|e| !is_answered(e)).map(|e| e.id().to_owned()) else {
-        return Ok(None);
-    };
-    dataset.examples.retain(is_answered);
+    let keep: Vec<bool> = dataset.iter().map(|row| Ok(is_answered(row?.as_ref()))).collect::<Result<_>>()?;
+    let Some(first) = keep.iter().position(|is_kept| !is_kept) else { return Ok(None) };
+    let first = dataset.get(first)?.id().to_owned();
+    dataset.retain(&keep);
     if dataset.is_empty() {
         let message = format!(
             "no problem of `{}` has a reference answer, which reward `{reward}` needs: name its field in `data.columns.answer`",
@@ -219,28 +244,27 @@ pub fn check_pool(online: &Online, pool: usize) -> Result<()> {
 }
 
 /// Tokenizer and template of a model's folder; `None` where it has none, which a model without weights may lack too.
-fn renderer(config: &Config, spec: &DecoderSpec, folder: &Path) -> Result<Option<Renderer>> {
+fn renderer(config: &Config, spec: &DecoderSpec, folder: &Path) -> Result<Option<Arc<Renderer>>> {
     if !folder.join("tokenizer.json").is_file() {
         return Ok(None);
     }
-    let make = || -> Result<Renderer> {
+    let make = || -> Result<Arc<Renderer>> {
         let tokenizer = Tokenizer::from_folder(folder)?;
         tokenizer.check_vocab(spec.vocab_size)?;
         let template = ChatTemplate::from_folder(folder, tokenizer.special().clone())?;
-        Ok(Renderer::new(&config.data, tokenizer, template, serde_json::Map::new(), None))
+        Ok(Arc::new(Renderer::new(&config.data, tokenizer, template, serde_json::Map::new(), None)))
     };
     make().map(Some).map_err(|error| refused("model.path", error))
 }
 
 /// The first rows are of a form that the objective learns from, and can be rendered.
-fn check_examples(config: &Config, dataset: &Dataset, renderer: &Renderer, context: usize) -> Result<()> {
+fn check_examples(config: &Config, dataset: &Dataset, renderer: &Arc<Renderer>, context: usize) -> Result<()> {
     let Kind::Offline(offline) = config.kind() else { return Ok(()) };
     let objective = config.objective.build()?;
     let reading = offline::reading(config, &offline, objective.as_ref(), context);
-    let first = dataset.examples.iter().take(lengths::ROWS).cloned().collect();
-    let few = Dataset { source: dataset.source.clone(), files: Vec::new(), examples: first };
+    let few = dataset.first(lengths::ROWS)?;
     match few.len() == dataset.len() {
-        true => examples::Examples::read(&few, renderer, &reading).map(drop),
-        false => examples::check_rows(&few, renderer, &reading),
+        true => Examples::read(few, renderer, &reading).map(drop),
+        false => Examples::check_rows(&few, renderer, &reading),
     }
 }

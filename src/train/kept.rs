@@ -26,6 +26,11 @@ use crate::model::weights::Weights;
 /// Groups scored at a time.
 const GROUPS: usize = 32;
 
+/// All groups in order, a few at a time.
+fn runs(groups: usize) -> impl Iterator<Item = Vec<usize>> {
+    (0..groups).step_by(GROUPS).map(move |first| (first..(first + GROUPS).min(groups)).collect())
+}
+
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Column {
@@ -66,15 +71,16 @@ impl Layout {
     /// Counts the learnt tokens of every row, and takes all rows into `hash`.
     pub(super) fn survey(examples: &Examples, hash: &mut Sha256) -> Result<Self> {
         let (mut rows, mut tokens) = (vec![0], vec![0]);
-        for group in 0..examples.len() {
-            let group = examples.group(group)?;
-            for row in &group.rows {
-                hash.update((row.tokens.ids.len() as u64).to_le_bytes());
-                row.tokens.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-                row.tokens.learnt.iter().for_each(|&learnt| hash.update([u8::from(learnt)]));
-                tokens.push(tokens[tokens.len() - 1] + row.learnt_tokens() as u64);
+        for chosen in runs(examples.len()) {
+            for group in examples.groups(&chosen)? {
+                for row in &group.rows {
+                    hash.update((row.tokens.ids.len() as u64).to_le_bytes());
+                    row.tokens.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+                    row.tokens.learnt.iter().for_each(|&learnt| hash.update([u8::from(learnt)]));
+                    tokens.push(tokens[tokens.len() - 1] + row.learnt_tokens() as u64);
+                }
+                rows.push(tokens.len() as u32 - 1);
             }
-            rows.push(tokens.len() as u32 - 1);
         }
         Ok(Self { rows, tokens })
     }
@@ -202,9 +208,8 @@ fn write(
         ends.push(ends[ends.len() - 1] + (column.bytes() * layout.count()) as u64);
     }
     let bar = progress(examples.len() as u64, plan.what);
-    let all: Vec<usize> = (0..examples.len()).collect();
-    for chosen in all.chunks(GROUPS) {
-        let mut batch = examples.batch(chosen)?;
+    for chosen in runs(examples.len()) {
+        let mut batch = examples.batch(&chosen)?;
         let parts = score(&mut batch)?;
         let tokens: usize = chosen.iter().flat_map(|&g| layout.spans(g)).map(|span| span.len()).sum();
         for (c, part) in parts.iter().enumerate() {

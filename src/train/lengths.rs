@@ -35,7 +35,7 @@ pub fn of(config: &Config, dataset: &Dataset, renderer: &Renderer, context: usiz
             Tokenised::Prompt(_) => prompt(example),
         }
     };
-    let all: Vec<usize> = dataset.examples.iter().take(ROWS).map(length).collect::<Result<_>>()?;
+    let all: Vec<usize> = dataset.iter().take(ROWS).map(|row| length(row?.as_ref())).collect::<Result<_>>()?;
     let kept: Vec<usize> = all.iter().copied().filter(|n| *n <= limit).collect();
     let Some(longest) = kept.iter().copied().max() else {
         anyhow::ensure!(

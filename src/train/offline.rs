@@ -35,8 +35,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     let reading = reading(config, offline, objective.as_ref(), policy.decoder.spec.max_positions);
     let ranking = Ranking::for_run(config, objective.as_ref(), &mut policy, reading.max_length)?;
-    let mut examples = Examples::read(&dataset, &policy.renderer, &reading)?;
-    drop(dataset);
+    let mut examples = Examples::read(dataset, &policy.renderer, &reading)?;
     let asked = ask(config, &mut policy, &mut examples, objective.as_ref())?;
     examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
     examples.audit.write(&folder.join("audit.json"))?;
@@ -110,10 +109,10 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         checkpoint::prune(&folder, config.run.keep_last, state.best.map(|b| b.0).filter(|_| config.run.keep_best))?;
         anyhow::Ok(path)
     };
+    let mut order = Order::new(offline.train.shuffle.then_some(config.run.seed), examples.len());
     while state.step < steps && !super::is_stopping() {
         let clock = Instant::now();
-        let seed = offline.train.shuffle.then_some(config.run.seed);
-        let chosen = chosen(seed, examples.len(), size, state.step);
+        let chosen = order.of_step(state.step, size);
         let mut batch = examples.batch(&chosen)?;
         asked.fill(&mut batch, &chosen)?;
         policy.score(&mut batch, &needs, 1.0)?;
@@ -185,12 +184,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
 }
 
 /// How examples are read as the objective takes them, by a model of so long a context.
-pub(super) fn reading<'a>(
-    config: &'a Config,
-    offline: &Offline,
-    objective: &dyn Objective,
-    context: usize,
-) -> Reading<'a> {
+pub(super) fn reading(config: &Config, offline: &Offline, objective: &dyn Objective, context: usize) -> Reading {
     let rows = objective.rows();
     let usual = if rows == Rows::Demonstrations { context } else { PREFERENCE_LENGTH };
     let max_length = offline.train.max_length.unwrap_or(usual).min(context);
@@ -199,7 +193,7 @@ pub(super) fn reading<'a>(
         rows,
         max_length,
         cuts: rows != Rows::Demonstrations && !matches!(config.objective, ObjectiveConfig::RewardModel(_)),
-        columns: &config.data.columns,
+        columns: config.data.columns.clone(),
         seed: config.run.seed,
         objective: config.objective.variant(),
     }
@@ -276,13 +270,55 @@ fn rewards(metrics: &candlewick_algorithms::Metrics) -> String {
     part("reward_margin", "margin") + &part("reward_accuracy", "accuracy")
 }
 
-/// Examples of a step: every epoch shuffles anew if there is a seed, the last batch of an epoch may be smaller.
-fn chosen(seed: Option<u64>, examples: usize, size: usize, step: usize) -> Vec<usize> {
-    let an_epoch = examples.div_ceil(size);
-    let mut order: Vec<usize> = (0..examples).collect();
-    if let Some(seed) = seed {
-        step_rng(seed, step / an_epoch, 0xe90c).shuffle(&mut order);
+/// Which examples each step takes.
+struct Order {
+    /// Absent = the order of the data.
+    seed: Option<u64>,
+    /// The epoch that `order` is of.
+    epoch: usize,
+    order: Vec<u32>,
+}
+
+impl Order {
+    fn new(seed: Option<u64>, examples: usize) -> Self {
+        // No epoch yet.
+        Self { seed, epoch: usize::MAX, order: (0..examples as u32).collect() }
     }
-    let first = step % an_epoch * size;
-    order[first..(first + size).min(examples)].to_vec()
+
+    /// Examples of a step: every epoch shuffles anew if there is a seed, the last batch of an epoch may be smaller.
+    fn of_step(&mut self, step: usize, size: usize) -> Vec<usize> {
+        let examples = self.order.len();
+        let an_epoch = examples.div_ceil(size);
+        if let Some(seed) = self.seed.filter(|_| self.epoch != step / an_epoch) {
+            self.epoch = step / an_epoch;
+            self.order.iter_mut().zip(0..).for_each(|(place, at)| *place = at);
+            step_rng(seed, self.epoch, 0xe90c).shuffle(&mut self.order);
+        }
+        let first = step % an_epoch * size;
+        self.order[first..(first + size).min(examples)].iter().map(|&at| at as usize).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_takes_every_example_once_in_an_order_of_its_own() {
+        let epoch = |order: &mut Order, e: usize| (0..4).flat_map(|s| order.of_step(4 * e + s, 3)).collect::<Vec<_>>();
+        let mut order = Order::new(Some(5), 10);
+        let (first, second) = (epoch(&mut order, 0), epoch(&mut order, 1));
+        let sorted = |mut all: Vec<usize>| {
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(first.clone()), (0..10).collect::<Vec<_>>());
+        assert_eq!(sorted(second.clone()), (0..10).collect::<Vec<_>>());
+        assert_ne!(first, second);
+        // Taken up in the middle, the order is what it would have been.
+        let mut resumed = Order::new(Some(5), 10);
+        assert_eq!(resumed.of_step(5, 3), second[3..6]);
+        assert_eq!(epoch(&mut order, 0), first);
+        assert_eq!(epoch(&mut Order::new(None, 10), 1), (0..10).collect::<Vec<_>>());
+    }
 }

@@ -1,6 +1,7 @@
 //! The policy and its reference: loading, scoring a batch, saving.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -41,7 +42,7 @@ pub struct Policy {
     /// The reference.
     pub reference: Reference,
     /// Tokenizer and chat template.
-    pub renderer: Renderer,
+    pub renderer: Arc<Renderer>,
     /// Folder that the checkpoint was loaded from.
     pub folder: PathBuf,
     /// Seed of its weights, where they are random.
@@ -138,7 +139,7 @@ impl Policy {
         let tokenizer = Tokenizer::from_folder(&texts)?;
         tokenizer.check_vocab(decoder.spec.vocab_size)?;
         let template = ChatTemplate::from_folder(&texts, tokenizer.special().clone())?;
-        let renderer = Renderer::new(data, tokenizer, template, serde_json::Map::new(), None);
+        let renderer = Arc::new(Renderer::new(data, tokenizer, template, serde_json::Map::new(), None));
         Ok(Self {
             decoder,
             reference: Reference::Nothing,

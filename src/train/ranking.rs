@@ -58,17 +58,17 @@ impl Ranking {
             return Ok(None);
         }
         let mut dataset = data::load(&config.data, &Hub::from_env(), Split::Validation)?;
-        dataset.examples.truncate(config.eval.problems.unwrap_or(PAIRS));
+        dataset.truncate(config.eval.problems.unwrap_or(PAIRS));
         let reading = Reading {
             rows: Rows::Pairs { with_prompt: false },
             max_length,
             cuts: !is_reward_model,
-            columns: &config.data.columns,
+            columns: config.data.columns.clone(),
             seed: config.run.seed,
             objective: config.objective.variant(),
         };
         let examples =
-            Examples::read(&dataset, &policy.renderer, &reading).context("the held-out pairs cannot be used")?;
+            Examples::read(dataset, &policy.renderer, &reading).context("the held-out pairs cannot be used")?;
         let judge = if objective.needs().reference() { Judge::Reference } else { Judge::Policy };
         let start = match is_reward_model {
             true => None,
@@ -145,7 +145,7 @@ impl Ranking {
     /// Idealised ranking accuracy at one beta; a pair without a label has the usual share of raters.
     fn ideal(&self, pairs: &[Pair], beta: f64, per_token: bool) -> f64 {
         let items: Vec<(&Pair, f64)> =
-            pairs.iter().zip(&self.examples.groups).map(|(p, g)| (p, g.label.unwrap_or(DEFAULT_SHARE))).collect();
+            pairs.iter().zip(self.examples.held()).map(|(p, g)| (p, g.label.unwrap_or(DEFAULT_SHARE))).collect();
         share(&items, |(p, a)| is_ideally_ranked(&p.reference, *a, beta, SHARE_EPS, per_token))
     }
 
@@ -167,7 +167,7 @@ impl Ranking {
     pub fn report(&self, folder: &RunFolder, before: &Measured, after: &Measured) -> Result<()> {
         let report = folder.join("report");
         std::fs::create_dir_all(&report).with_context(|| format!("{} cannot be made", report.display()))?;
-        let has_labels = self.examples.groups.iter().any(|g| g.label.is_some());
+        let has_labels = self.examples.held().iter().any(|g| g.label.is_some());
         let content = json!({
             "pairs": self.examples.len(),
             "beta": self.beta,
@@ -182,7 +182,7 @@ impl Ranking {
             return Ok(());
         }
         let mut lines = Vec::new();
-        for (pair, group) in after.pairs.iter().zip(&self.examples.groups) {
+        for (pair, group) in after.pairs.iter().zip(self.examples.held()) {
             let row = json!({
                 "id": group.id,
                 "chosen": pair.policy.chosen,

@@ -82,9 +82,9 @@ impl ReferenceLogps {
 impl ReferenceLogps {
     /// Notes in the audit how many pairs the reference ranks rightly, and how many are hard at this beta.
     pub fn audit(&self, examples: &mut Examples, beta: f64) -> Result<()> {
-        let pairs: Vec<Pair> = (0..examples.len())
-            .filter(|&g| examples.groups[g].rows[0].role == Role::Chosen)
-            .map(|g| {
+        let pairs: Vec<Pair> = (examples.held().iter().enumerate())
+            .filter(|(_, group)| group.rows[0].role == Role::Chosen)
+            .map(|(g, _)| {
                 let answers = self.answers(g);
                 Pair { policy: answers, reference: answers }
             })

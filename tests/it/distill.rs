@@ -49,7 +49,7 @@ const BRIEF: [&str; 7] = [
     "optim.warmup_steps=1",
 ];
 
-fn brief<'a>(objective: &'a str) -> Vec<&'a str> {
+fn brief(objective: &str) -> Vec<&str> {
     GIVEN.into_iter().chain(BRIEF).chain([objective]).collect()
 }
 
@@ -223,10 +223,32 @@ fn check(run: &Run, sets: &[&str]) -> Output {
 }
 
 #[test]
+fn a_teacher_of_another_tokenizer_is_refused() {
+    let run = Run::new();
+    let folder = run.folder("teacher-of-another-tokenizer");
+    std::fs::create_dir_all(&folder).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer_config.json"] {
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart").join(file), folder.join(file))
+            .unwrap();
+    }
+    let text = std::fs::read_to_string("configs/quickstart/tokenizer.json").unwrap();
+    let swapped = text.replace("\"8\": 10", "\"8\": 11").replace("\"9\": 11", "\"9\": 10");
+    assert_ne!(text, swapped);
+    std::fs::write(folder.join("tokenizer.json"), swapped).unwrap();
+    let output = check(&run, &[FORWARD, &format!("model.reference.path={}", folder.display())]);
+    let (_, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(err.contains("the policy's token `8` is number 10 and the reference has it as 11"), "{err}");
+}
+
+#[test]
 fn check_tells_what_a_teacher_takes_and_refuses_what_it_cannot_serve() {
     let run = Run::new();
     let (out, err) = texts(&check(&run, &[FORWARD]));
-    assert!(out.contains("memory, before the first step") && out.contains("on disk at most, of the teacher"), "{out}{err}");
+    assert!(
+        out.contains("memory, before the first step") && out.contains("on disk at most, of the teacher"),
+        "{out}{err}"
+    );
     assert!(out.contains("40 bytes a learnt token"), "6 ids of 4 bytes, 6 log-probs of 2, a mass of 4: {out}");
     let (out, _) = texts(&check(&run, &[REVERSE]));
     assert!(out.contains("48 bytes a learnt token"), "{out}");

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use candlewick::config::{ModelConfig, OptimConfig};
+use candlewick::config::{Dtype, ModelConfig, OptimConfig};
 use candlewick::data::DataConfig;
 use candlewick::model::params::Grads;
 use candlewick::optim::AdamW;
@@ -195,5 +195,41 @@ fn micro_batches_are_packed_best_fit_decreasing() {
             "{} micro-batches for {tokens} tokens",
             micros.len()
         );
+    }
+}
+
+/// Demonstrations of several turns, of unequal lengths: packed into one row of tokens, and each by itself.
+#[test]
+fn packed_demonstrations_are_those_alone_to_1e_6() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart");
+    let token = |row: usize, t: usize| 2 + ((row * 7 + t * 5 + t * t) % 13) as u32;
+    let lengths = [5, 31, 12, 2, 60, 31];
+    let turns: Vec<Vec<f64>> =
+        lengths.iter().map(|&n| (0..n).map(|t| f64::from(u8::from(t % 7 < 4 || t + 1 == n))).collect()).collect();
+    for (dtype, limit) in [(Dtype::F64, 1e-12), (Dtype::F32, 1e-6)] {
+        let model = ModelConfig { dtype, ..ModelConfig::named(folder.to_str().unwrap()) };
+        let mut policy = Policy::load(&model, &DataConfig::default()).unwrap();
+        let mut batch = Batch::new(Table::ragged(&turns, 0.0), (0..lengths.len()).collect()).unwrap();
+        for (row, &n) in lengths.iter().enumerate() {
+            batch.prompt_len[row] = 3 + row;
+            batch.tokens[row] = (0..3 + row + n).map(|t| token(row, t)).collect();
+        }
+        batch.count_totals();
+        let sft = serde_json::from_value::<ObjectiveConfig>(json!({"sft": {}})).unwrap().build().unwrap();
+        policy.micro_tokens = 100_000;
+        let (packed, loss, one) = update(&policy, sft.as_ref(), &batch);
+        policy.micro_tokens = 1;
+        let (alone, alone_loss, all) = update(&policy, sft.as_ref(), &batch);
+        assert_eq!((one, all), (1, lengths.len()));
+        assert!((loss - alone_loss).abs() <= limit * loss, "{loss} {alone_loss}");
+        let numbers = |t: &candle_core::Tensor| {
+            t.flatten_all().unwrap().to_dtype(candle_core::DType::F64).unwrap().to_vec1::<f64>().unwrap()
+        };
+        for (id, param) in policy.decoder.params.iter().enumerate() {
+            let (a, b) = (numbers(packed.get(id).unwrap()), numbers(alone.get(id).unwrap()));
+            let apart = a.iter().zip(&b).fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()));
+            let largest = a.iter().fold(0.0, |most: f64, a| most.max(a.abs()));
+            assert!(apart <= 10.0 * limit * largest, "{}: {apart} of {largest}", param.name);
+        }
     }
 }

@@ -188,3 +188,68 @@ fn bad_models_and_data_are_one_clear_line() {
     fails("nowhere", &["model.path=/nowhere/at/all"], "/nowhere/at/all");
     fails("group", &["budget.rollouts.uniform.mean=1"], "mean");
 }
+
+/// Rows of a JSONL file stay on disk: the run is that of the same rows in memory (a JSON array), it resumes to the same bits,
+/// and a file that is changed under it is told.
+#[test]
+fn demonstrations_are_read_from_a_file_as_they_are_needed() {
+    let run = Run::new();
+    let rows: Vec<String> = (0..300)
+        .map(|i| format!("{{\"prompt\": \"{}+{}=\", \"completion\": \"{}\"}}", i % 50, i / 3, i % 50 + i / 3))
+        .collect();
+    let (lines, array) = (run.folder("rows.jsonl"), run.folder("rows.json"));
+    std::fs::write(&lines, rows.join("\n")).unwrap();
+    std::fs::write(&array, format!("[{}]", rows.join(","))).unwrap();
+    let sets = |data: &Path, steps: usize| {
+        let more = [
+            format!("data.train={}", data.display()),
+            "data.validation=0.2".into(),
+            format!("run.steps={steps}"),
+            "run.save_every=3".into(),
+            "run.keep_last=9".into(),
+            "train.offline.batch_size=48".into(),
+            "eval.benchmarks=[]".into(),
+            "optim.warmup_steps=1".into(),
+        ];
+        more.to_vec()
+    };
+    let go = |name: &str, data: &Path, resume: bool| {
+        let sets = sets(data, 12);
+        let mut command =
+            run.command("configs/quickstart-sft.toml", name, &sets.iter().map(String::as_str).collect::<Vec<_>>());
+        if resume {
+            command.arg("--resume");
+        }
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let weights = |name: &str| {
+        let last = run.folder(name).join("checkpoints/12");
+        ["model.safetensors", "optimizer.safetensors"].map(|file| std::fs::read(last.join(file)).unwrap())
+    };
+    assert!(go("lines", &lines, false).0 && go("array", &array, false).0);
+    assert!(weights("lines") == weights("array"), "where rows are makes no difference");
+    let whole = weights("lines");
+    std::fs::remove_dir_all(run.folder("lines").join("checkpoints/12")).unwrap();
+    std::fs::remove_dir_all(run.folder("lines").join("checkpoints/9")).unwrap();
+    let (is_done, out, err) = go("lines", &lines, true);
+    assert!(is_done && out.contains("resumed after step 6"), "{out}{err}");
+    assert!(whole == weights("lines"));
+
+    // A file that changes while the run is at it.
+    let sets = sets(&lines, 100_000);
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let mut command = run.command("configs/quickstart-sft.toml", "changed", &sets);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (metrics, started) = (run.folder("changed").join("metrics.jsonl"), Instant::now());
+    while std::fs::read(&metrics).map_or(true, |text| text.is_empty()) {
+        assert!(started.elapsed() < Duration::from_secs(120), "no step was taken");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::write(&lines, rows.join("\n").replace('5', "6")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("the file was changed while it is read") && !err.contains("panicked"), "{err}");
+}

@@ -51,8 +51,8 @@ pub struct Distill {
     pub softening: Softening,
     /// Divides divergences between the ends by beta (1 - beta), so that they do not vanish near them.
     pub jsd_rescale: bool,
-    /// Compare with this many tokens of the teacher only, kept from the scoring pass; absent = all, with a pass of
-    /// the teacher's head in every update.
+    /// Compare with this many tokens of the teacher only, kept from the scoring pass; for given texts the teacher is asked
+    /// once, its tokens are kept on disk, and it is dropped. Absent = all, with a pass of the teacher's head in every update.
     #[schemars(range(min = 1))]
     pub top_k: Option<usize>,
     /// What the probability outside those tokens is.

@@ -182,7 +182,16 @@ fn encode(rows: &[TeacherRow], format: Format) -> Result<Vec<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Kind;
+    use crate::data::{self, Split};
+    use crate::hub::Hub;
+    use crate::model::params::Grads;
+    use crate::train::offline;
+    use crate::train::policy::Reference;
+    use crate::train::update::gradient;
 
     fn kept(format: Format, logp: &[f32], k: usize) -> Vec<f32> {
         let n = logp.len() / k;
@@ -205,20 +214,20 @@ mod tests {
 
     #[test]
     fn f32_gives_back_what_was_kept() {
-        let logp = [-0.1_f32, -2.7182817, -11.3, f32::NEG_INFINITY];
+        let logp = [-0.1_f32, -2.5, -11.3, f32::NEG_INFINITY];
         assert_eq!(kept(Format::Exact, &logp, 2), logp);
     }
 
-    /// A sum of 0.9995 leaves a tail of 0.0005: f16 alone would be wrong by a third of it.
+    /// A sum of 0.9995 leaves a tail of 0.0005: f16 alone leaves 0.0002.
     #[test]
     fn f16_keeps_the_tail_and_rounds_the_rest_by_a_part_in_2048() {
-        let p = [0.6_f64, 0.3, 0.0994, 0.0001];
+        let p = [0.56_f64, 0.26, 0.1794, 0.0001];
         let logp: Vec<f32> = p.iter().map(|p| p.ln() as f32).collect();
         let tail = |logp: &[f32]| 1.0 - logp.iter().map(|&l| f64::from(l).exp()).sum::<f64>();
         let (bare, whole) =
             (kept(Format::Narrow { with_mass: false }, &logp, 4), kept(Format::Narrow { with_mass: true }, &logp, 4));
         assert!((tail(&whole) - 5e-4).abs() < 1e-6, "{}", tail(&whole));
-        assert!((tail(&bare) - 5e-4).abs() > 5e-5, "{}", tail(&bare));
+        assert!((tail(&bare) - 2e-4).abs() < 1e-5, "{}", tail(&bare));
         for (found, wanted) in whole.iter().zip(&logp) {
             assert!((found - wanted).abs() <= wanted.abs() / 2048.0 + 3e-4, "{found} {wanted}");
         }
@@ -226,5 +235,63 @@ mod tests {
         assert!(least[1].is_finite() && least[1] < -60_000.0, "what is finite stays finite");
         let none = kept(Format::Narrow { with_mass: true }, &[-0.001, f32::NEG_INFINITY], 2);
         assert_eq!(none[1], f32::NEG_INFINITY);
+    }
+
+    /// A run on worked sums whose student has random weights.
+    fn run(output: &Path, objective: &str) -> Config {
+        let text = "[run]\nname = \"run\"\n[model]\npath = \"configs/quickstart\"\nrandom_init = 3\n\
+                    [model.reference]\npath = \"configs/quickstart\"\n[data]\ntrain = \"generated:sums\"\n\
+                    [data.generated]\nstyle = \"bare\"\ncount = 50\n[data.generated.demonstrations]\nverbose = 1.0\n";
+        let sets = [format!("run.output={}", output.display()), format!("objective.distill={objective}")];
+        Config::parse("run.toml", text, &sets).unwrap().config
+    }
+
+    /// Loss and every gradient of an update on the first six rows, from the file or from the teacher in memory.
+    fn update(config: &Config, is_cached: bool) -> (f64, Vec<f32>) {
+        let objective = config.objective.build().unwrap();
+        let Kind::Offline(offline) = config.kind() else { panic!("nothing is sampled") };
+        let mut policy = Policy::load(&config.model, &config.data).unwrap();
+        let dataset = data::load(&config.data, &Hub::from_env(), Split::Train).unwrap();
+        let reading = offline::reading(config, &offline, objective.as_ref(), 128);
+        let examples = Examples::read(dataset, &policy.renderer, &reading).unwrap();
+        let chosen = [5, 0, 3, 1, 40, 2];
+        let mut batch = examples.batch(&chosen).unwrap();
+        if is_cached {
+            let tokens = TeacherTokens::obtain(&mut policy, config, &examples, objective.as_ref()).unwrap();
+            policy.reference = Reference::Nothing;
+            tokens.fill(&mut batch, &chosen).unwrap();
+        } else {
+            policy.attach_reference(config).unwrap();
+            batch.teacher = Some(policy.teach(&batch, objective.needs().teacher.unwrap()).unwrap());
+        }
+        batch.count_totals();
+        let mut grads = Grads::new(&policy.decoder.params);
+        let loss = gradient(&policy, objective.as_ref(), &batch, &mut grads, 1.0, None).unwrap().loss;
+        let all = (0..policy.decoder.params.len()).filter_map(|id| grads.get(id));
+        (loss, all.flat_map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect())
+    }
+
+    #[test]
+    fn an_update_from_the_file_is_that_of_a_teacher_in_memory() {
+        for (objective, is_exact) in [
+            ("{ beta = 1.0, top_k = 5 }", true),
+            ("{ beta = 0.5, top_k = 3, alpha = 0.2 }", true),
+            ("{ beta = 0.0, top_k = 5 }", false),
+            ("{ beta = 0.0, top_k = 16 }", false),
+            ("{ beta = 0.0, top_k = 5, rest = 'renormalised' }", false),
+            ("{ beta = 0.0, top_k = 5, rest = 'truncated' }", false),
+            ("{ beta = 0.0, top_k = 5, rest = 'sampled' }", false),
+        ] {
+            let output = tempfile::tempdir().unwrap();
+            let config = run(output.path(), objective);
+            let (memory, made, again) = (update(&config, false), update(&config, true), update(&config, true));
+            assert_eq!(made, again, "{objective}: what was written is what is read");
+            // The teacher saw its rows packed with others. A log-prob in f16 is off by a part in 2048 at most.
+            let limit = if is_exact { 1e-5 } else { 1e-3 };
+            assert!((made.0 - memory.0).abs() < limit * memory.0.abs(), "{objective}: {} {}", made.0, memory.0);
+            let largest = memory.1.iter().fold(0.0_f32, |most, g| most.max(g.abs()));
+            let apart = made.1.iter().zip(&memory.1).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(apart < limit as f32 * largest, "{objective}: {apart} of {largest}");
+        }
     }
 }
