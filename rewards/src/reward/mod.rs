@@ -24,6 +24,7 @@ pub mod length_scaled;
 mod loopback;
 pub mod math;
 pub mod overlong;
+pub mod pairwise;
 pub mod repetition;
 pub mod reward_model;
 pub mod service;
