@@ -62,6 +62,14 @@ pub enum Error {
     /// Two result sets that should be paired do not hold the same problems.
     #[error("cannot compare: {0}")]
     NotComparable(String),
+    /// A judge decided none of the contests it was shown.
+    #[error("the judge gave no verdict on any of {contests} contests: {failure}")]
+    NoVerdict {
+        /// Contests shown.
+        contests: usize,
+        /// What happened on the first of them.
+        failure: String,
+    },
     /// A number that must be finite is not.
     #[error("{0} is not finite")]
     NonFinite(String),
@@ -76,6 +84,16 @@ pub enum Error {
     /// A report that is not JSON of the right shape.
     #[error("not a report: {0}")]
     Json(#[from] serde_json::Error),
+    /// A line of a samples file that is no completion.
+    #[error("{path}:{line}: not a completion: {source}")]
+    Sample {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// A file of the report could not be written or read.
     #[error("{path}: {source}")]
     File {

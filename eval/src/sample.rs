@@ -29,6 +29,9 @@ pub struct Completion {
     pub item: String,
     /// Which of the problem's samples it is, from 0.
     pub index: usize,
+    /// The problem as the data state it, without template; empty in files of versions that kept none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
     /// The prompt as rendered, chat template included.
     pub prompt: String,
     /// The generated text.

@@ -117,6 +117,7 @@ mod tests {
         let completion = |id: &str, text: &str| Completion {
             item: id.into(),
             index: 0,
+            problem: String::new(),
             prompt: String::new(),
             text: text.into(),
             tokens: 3,

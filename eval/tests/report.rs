@@ -50,6 +50,7 @@ fn completions(items: &[Item], samples: usize, skill: f64, key: &str) -> Vec<Com
             all.push(Completion {
                 item: item.id.clone(),
                 index,
+                problem: item.problem.clone(),
                 prompt,
                 text,
                 tokens,
@@ -128,20 +129,28 @@ fn report(label: &str, skill: f64) -> (Report, Vec<Vec<Sample>>) {
     };
     let noise = |step: usize| (step as f64 * 1.7).sin() * 0.04;
     report.training = vec![
-        Curve { name: "accuracy".into(), unit: String::new(), points: (0..=100).step_by(10).map(accuracy).collect() },
+        Curve {
+            name: "accuracy".into(),
+            unit: String::new(),
+            figure: None,
+            points: (0..=100).step_by(10).map(accuracy).collect(),
+        },
         Curve {
             name: "reward".into(),
             unit: String::new(),
+            figure: None,
             points: (0..100).map(|s| Point::new(s as f64, accuracy(s).value + noise(s))).collect(),
         },
         Curve {
             name: "entropy".into(),
             unit: "nats".into(),
+            figure: None,
             points: (0..100).map(|s| Point::new(s as f64, 1.2 / (1.0 + s as f64 / 40.0) + noise(s))).collect(),
         },
         Curve {
             name: "length".into(),
             unit: "tokens".into(),
+            figure: None,
             points: (0..100).map(|s| Point::new(s as f64, 60.0 - 0.2 * s as f64 + 40.0 * noise(s))).collect(),
         },
     ];

@@ -8,12 +8,13 @@ use candlewick::config::{
     AskForm, BudgetWord, Config, Device, DiscreteConfig, Dtype, EvalBudget, EvalConfig, ModelConfig,
 };
 use candlewick::data::{self, DataConfig};
-use candlewick::eval::{self, Exam, Outcome, Sitting, Training};
+use candlewick::eval::{self, Answered, Exam, Outcome, Sitting, Training};
 use candlewick::hub::Hub;
 use candlewick::train::evaluate::line;
 use candlewick::train::policy::Policy;
 use candlewick::train::{Interrupted, listen_for_stop};
 use candlewick_eval::report::table;
+use candlewick_eval::sample::Completion;
 use candlewick_rewards::reward::math::MathConfig;
 use regex::Regex;
 
@@ -25,8 +26,10 @@ mod earlier;
 /// Test a checkpoint on benchmarks, and write a report that says how sure it is.
 ///
 /// A benchmark is a name (`gsm8k`), a name with a local file (`gsm8k=test.jsonl`), a file or data set of one's own with a
-/// problem and an answer field, or a generator (`generated:sums`). An evaluation that Ctrl-C stopped ends with status 130
-/// and goes on where it was when the same command is given again. For example:
+/// problem and an answer field, or a generator (`generated:sums`). Prompts without answers, such as those of preference
+/// pairs, are asked as `open:FILE` and not graded: `candlewick compare --win-rate judge` lets a judge compare two such
+/// reports. An evaluation that Ctrl-C stopped ends with status 130 and goes on where it was when the same command is given
+/// again. For example:
 ///
 /// candlewick eval runs/sums/checkpoints/40 -b gsm8k=test.jsonl --samples 8 --temperature 0.7 --train train.jsonl
 #[derive(clap::Args)]
@@ -191,6 +194,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
     // 3. What would go wrong only after hours of sampling.
     let plans: Vec<Plan> = (exams.iter().zip(&sittings))
+        .filter(|(exam, _)| !exam.is_open)
         .map(|(exam, sitting)| Plan {
             name: &exam.name,
             problems: exam.len(),
@@ -210,21 +214,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
     // 4. The answers.
     listen_for_stop("stopping");
-    let mut outcomes: Vec<Outcome> = Vec::new();
+    let (mut outcomes, mut answered): (Vec<Outcome>, Vec<Answered>) = Default::default();
+    let stopped = || {
+        super::note("the evaluation was stopped: the same command goes on from there");
+        Interrupted
+    };
     for (exam, sitting) in exams.iter().zip(&sittings) {
-        let Some(outcome) = exam.sit(&policy, sitting)? else {
-            super::note("the evaluation was stopped: the same command goes on from there");
-            return Err(Interrupted.into());
-        };
+        if exam.is_open {
+            answered.push(exam.answer(&policy, sitting)?.ok_or_else(stopped)?);
+            continue;
+        }
+        let outcome = exam.sit(&policy, sitting)?.ok_or_else(stopped)?;
         super::note(&flags(&line(&outcome)));
         outcomes.push(outcome);
     }
 
     // 5. The report, whatever comes of the comparisons.
-    let sat: Vec<(&Exam, Sitting, &Outcome)> =
-        exams.iter().zip(sittings).zip(&outcomes).map(|((exam, sitting), outcome)| (exam, sitting, outcome)).collect();
-    let (mut report, samples) = eval::report::report(&policy, identity, &sat, &[])?;
+    let mut sat = eval::report::Sat::default();
+    let (mut graded, mut open) = (outcomes.iter(), answered.iter());
+    for (exam, sitting) in exams.iter().zip(sittings) {
+        match exam.is_open {
+            true => sat.open.extend(open.next().map(|own| (exam, sitting, own))),
+            false => sat.graded.extend(graded.next().map(|outcome| (exam, sitting, outcome))),
+        }
+    }
+    let (mut report, samples) = eval::report::report(&policy, identity, &sat, None)?;
+    drop(sat);
     let warnings = report.benchmarks.iter_mut().flat_map(|entry| &mut entry.warnings);
+    let warnings = warnings.chain(report.open.iter_mut().flat_map(|set| &mut set.warnings));
     warnings.for_each(|warning| *warning = flags(warning));
     let names: Vec<String> = exams.iter().map(|exam| exam.name.clone()).collect();
     report.notes.extend(eval::report::chosen_on(&policy.folder, &names));
@@ -232,6 +249,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     report.notes.extend(notes);
     let is_held = earlier::hold(&mut report, &held, &samples, seed);
     let written = report.write(&output, &samples, None)?;
+    let completions: Vec<Vec<Completion>> = answered.into_iter().map(|own| own.completions).collect();
+    report.write_open(&output, &completions)?;
     // What the journals held stands in the report now.
     let _ = std::fs::remove_dir_all(output.join("unfinished"));
     let mut out = std::io::stdout().lock();
@@ -313,7 +332,17 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
     if let Some(share) = arguments.honesty.fail_below.filter(|share| !(0.0..=1.0).contains(share)) {
         return refuse(format!("`--fail-below` {share} is no share: give a number from 0 to 1, as 0.4 for 40 %"));
     }
-    if arguments.benchmarks.iter().any(|name| name == "validation") && asking.config.is_none() {
+    let is_open = |name: &String| name.starts_with(eval::OPEN);
+    let honesty = &arguments.honesty;
+    let holds = !honesty.against.is_empty() || honesty.fail_if_worse_than.is_some() || honesty.fail_below.is_some();
+    if holds && arguments.benchmarks.iter().all(is_open) {
+        return refuse(
+            "open prompts have no accuracy to compare or to gate: compare two reports by `candlewick compare --win-rate judge`".into(),
+        );
+    }
+    if arguments.benchmarks.iter().any(|name| name == "validation" || name == "open:validation")
+        && asking.config.is_none()
+    {
         return refuse(
             "`validation` is the held-out part of a config's `[data]`: name the config with `--config`".into(),
         );
@@ -343,6 +372,7 @@ fn settings(arguments: &Arguments) -> Result<EvalConfig> {
         system: asking.system.clone(),
         budget: decoding.told.map_or(EvalBudget::Word(BudgetWord::None), EvalBudget::Tokens),
         every: 0,
+        judge: None,
     };
     if let Some(reason) = settings.impossible() {
         return refuse(flags(&reason));

@@ -1,6 +1,7 @@
 //! Section `eval`: what the model is tested on, how it is asked, and when.
 
 use super::SoftConfig;
+use candlewick_rewards::reward::pairwise::PairwiseJudgeConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct EvalConfig {
     /// What to test on: names of benchmarks (`gsm8k`), a benchmark on a local file (`gsm8k=test.jsonl`), a file of
-    /// one's own, a generator (`generated:addition`), or `validation`, the held-out part of `[data]`. Empty tests nothing.
+    /// one's own, a generator (`generated:addition`), or `validation`, the held-out part of `[data]`; `open:` before a
+    /// file or `validation` asks prompts without answers, which only `judge` can decide. Empty tests nothing.
     pub benchmarks: Vec<String>,
     /// Steps between tests while training; 0 tests only before and after. With `validation` among the benchmarks these
     /// tests use that alone, and the best checkpoint is the best on it.
@@ -51,6 +53,10 @@ pub struct EvalConfig {
     pub budget: EvalBudget,
     /// Soft thinking while testing, any mode; absent = as [rollout.soft] has it at `temperature`, or none.
     pub soft: Option<SoftConfig>,
+    /// A judge that holds the final model's answers against the base model's in the closing report; absent compares by
+    /// verdict only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<PairwiseJudgeConfig>,
 }
 
 impl EvalConfig {
@@ -126,6 +132,7 @@ impl Default for EvalConfig {
             system: None,
             budget: EvalBudget::Word(BudgetWord::None),
             soft: None,
+            judge: None,
         }
     }
 }

@@ -306,12 +306,21 @@ fn evaluation(config: &Config, findings: &mut Vec<Finding>) {
             ..Finding::at("eval.benchmarks", format!("unknown benchmark `{name}`{hint}"))
         });
     }
-    if eval.benchmarks.iter().any(|n| n == "validation") && config.data.validation.is_none() {
+    let is_open = |name: &String| name.starts_with(crate::eval::OPEN);
+    if let Some(name) = eval.benchmarks.iter().find(|name| is_open(name) && eval.judge.is_none()) {
+        let message = format!("nothing can decide the prompts of `{name}`, which have no answers: add [eval.judge]");
+        findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });
+    }
+    if eval.judge.is_some() && eval.benchmarks.is_empty() {
+        findings.push(unread("eval.judge", "`eval.benchmarks` is empty, so there is nothing to compare"));
+    }
+    let needs_held_out = |name: &String| ["validation", "open:validation"].contains(&name.as_str());
+    if eval.benchmarks.iter().any(needs_held_out) && config.data.validation.is_none() {
         let message = "the benchmark `validation` needs held-out data: set `data.validation`, for example to 0.05";
         findings.push(Finding { is_key: false, ..Finding::at("eval.benchmarks", message) });
     }
-    if eval.every > 0 && eval.benchmarks.is_empty() && !has_held_out_pairs(config) {
-        let message = "nothing reads `eval.every`: `eval.benchmarks` is empty";
+    if eval.every > 0 && eval.benchmarks.iter().all(is_open) && !has_held_out_pairs(config) {
+        let message = "nothing reads `eval.every`: `eval.benchmarks` names none that is graded";
         findings.push(Finding {
             help: Some("name a benchmark, or remove `every`".into()),
             ..Finding::at("eval.every", message)

@@ -41,6 +41,11 @@ fn eval(eval: &EvalConfig, values: &mut Values) {
     if eval.samples == 0 {
         values.refuse("eval.samples", "`eval.samples` cannot be 0: each problem is answered at least once");
     }
+    if let Some(Err(error)) = eval.judge.as_ref().map(|judge| judge.build()) {
+        let message = crate::eval::judge::in_section(&error, "eval.judge");
+        let key = message.split('`').nth(1).unwrap_or("eval.judge").to_owned();
+        values.refuse(&key, &message);
+    }
 }
 
 struct Values(Vec<Finding>);

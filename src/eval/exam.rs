@@ -23,6 +23,8 @@ pub struct Exam {
     pub source: String,
     /// Whether the problems are those held out of `[data]`, worded and graded as in training.
     pub is_held_out: bool,
+    /// Whether the prompts have no reference answers: they are answered and not graded.
+    pub is_open: bool,
     pub(super) benchmark: Box<dyn Benchmark>,
     pub(super) items: Vec<Item>,
     /// One a wording, that of the main results first.
@@ -55,7 +57,7 @@ pub(super) struct Rendered {
 }
 
 /// The exams that `[eval]` names: benchmarks from the Hub (`gsm8k`) or a file (`gsm8k=FILE`), files and data sets of
-/// one's own, generated problems, or `validation`, the held-out part of `[data]`.
+/// one's own, generated problems, `validation`, the held-out part of `[data]`, or prompts without answers (`open:FILE`).
 ///
 /// Problems that stand in `training` are taken out. `told` is the length in tokens that every prompt tells, if any.
 /// Problems of a generator or of `[data]` are asked as training words them, but as plain text under the form `base` or
@@ -141,6 +143,7 @@ impl Exam {
             name: set.name,
             source: set.source,
             is_held_out: set.is_held_out,
+            is_open: set.is_open,
             benchmark: set.benchmark,
             published: set.published,
             note: set.note,

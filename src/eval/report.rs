@@ -5,21 +5,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candlewick_eval::benchmark::{Form, sha256};
-use candlewick_eval::report::{Data, Entry, Identity, Other, Protocol, Report, Token};
+use candlewick_eval::report::{Data, Entry, Identity, Open, OpenAgainst, Other, Preference, Protocol, Report, Token};
 use candlewick_eval::sample::Sample;
 use serde_json::{Value, json};
 
 use super::exam::Exam;
-use super::sit::{Outcome, Sitting};
+use super::sit::{Answered, Outcome, Sitting};
 use crate::train::checkpoint::State;
 use crate::train::policy::Policy;
 
 /// Tokens of a prompt that a report shows from each end.
 const SHOWN: usize = 10;
 
-/// A benchmark's part of a report.
-pub fn entry(policy: &Policy, exam: &Exam, sitting: &Sitting, outcome: &Outcome) -> Entry {
-    let data = Data {
+/// What a report says of an exam's problems.
+fn data(exam: &Exam) -> Data {
+    Data {
         benchmark: exam.name.clone(),
         source: exam.source.clone(),
         items: exam.len(),
@@ -27,12 +27,25 @@ pub fn entry(policy: &Policy, exam: &Exam, sitting: &Sitting, outcome: &Outcome)
         sha256: sha256(&exam.items),
         note: exam.note.clone(),
         contamination: exam.contamination.clone(),
-    };
-    let protocol = protocol(policy, exam, sitting);
+    }
+}
+
+/// A benchmark's part of a report.
+pub fn entry(policy: &Policy, exam: &Exam, sitting: &Sitting, outcome: &Outcome) -> Entry {
+    let (data, protocol) = (data(exam), protocol(policy, exam, sitting));
     let mut entry = Entry::new(data, protocol, outcome.results.clone(), outcome.sensitivity.clone(), &outcome.samples);
     entry.wordings = outcome.wordings.clone();
     entry.warnings.splice(0..0, exam.warnings.iter().cloned());
     entry
+}
+
+/// The part of open prompts; `base` are the answers of the model before training.
+pub fn open(policy: &Policy, exam: &Exam, sitting: &Sitting, own: &Answered, base: Option<&Answered>) -> Open {
+    let (data, protocol) = (data(exam), protocol(policy, exam, sitting));
+    let mut open = Open::new(data, protocol, sitting.eval.samples, &own.completions);
+    open.warnings.splice(0..0, exam.warnings.iter().cloned());
+    open.against.extend(base.map(|base| OpenAgainst::new("base", &base.completions, Vec::new())));
+    open
 }
 
 /// Hash of an exam's problems, by which reports on the same ones are known.
@@ -60,8 +73,8 @@ pub fn protocol(policy: &Policy, exam: &Exam, sitting: &Sitting) -> Protocol {
         sampling: sampling(sitting),
         max_tokens: sitting.cap,
         stop: exam.stop.clone(),
-        grader: "math".to_owned(),
-        grader_settings: sitting.grader_settings(),
+        grader: if exam.is_open { String::new() } else { "math".to_owned() },
+        grader_settings: if exam.is_open { String::new() } else { sitting.grader_settings() },
     }
 }
 
@@ -92,20 +105,33 @@ fn sampling(sitting: &Sitting) -> BTreeMap<String, Value> {
     settings
 }
 
-/// A report of exams and their outcomes, with its samples, a list a benchmark.
+/// What came of exams: those that were graded, and the open prompts that were answered.
+#[derive(Default)]
+pub struct Sat<'a> {
+    /// Graded ones.
+    pub graded: Vec<(&'a Exam, Sitting<'a>, &'a Outcome)>,
+    /// Open ones.
+    pub open: Vec<(&'a Exam, Sitting<'a>, &'a Answered)>,
+    /// Outcomes of the model before training on the same exams, or nothing.
+    pub base: &'a [Outcome],
+    /// Its answers to the open prompts.
+    pub open_base: &'a [Answered],
+}
+
+/// A report of exams and what came of them, with its samples, a list a benchmark, and what a run on preferences did to
+/// held-out pairs.
 ///
-/// `base` holds the outcomes of the model before training on the same exams, or nothing.
-/// Errors: no exam; outcomes on other problems.
+/// Errors: nothing to report; outcomes on other problems.
 pub fn report(
     policy: &Policy,
     mut identity: Identity,
-    sat: &[(&Exam, Sitting, &Outcome)],
-    base: &[Outcome],
+    sat: &Sat,
+    preference: Option<Preference>,
 ) -> Result<(Report, Vec<Vec<Sample>>)> {
     let mut entries = Vec::new();
-    for (exam, sitting, outcome) in sat {
+    for (exam, sitting, outcome) in &sat.graded {
         let mut entry = entry(policy, exam, sitting, outcome);
-        if let Some(base) = base.iter().find(|base| base.name == outcome.name) {
+        if let Some(base) = sat.base.iter().find(|base| base.name == outcome.name) {
             let other = Other {
                 label: "base".to_owned(),
                 results: base.results.clone(),
@@ -117,10 +143,16 @@ pub fn report(
         }
         entries.push(entry);
     }
-    identity.seconds = sat.iter().map(|(.., outcome)| outcome.seconds).sum();
-    identity.tokens = sat.iter().map(|(.., outcome)| outcome.tokens).sum();
-    let samples = sat.iter().map(|(.., outcome)| outcome.samples.clone()).collect();
-    Ok((Report::new(identity, entries)?, samples))
+    let of = |(exam, sitting, own): &(&Exam, Sitting, &Answered)| {
+        open(policy, exam, sitting, own, sat.open_base.iter().find(|base| base.name == own.name))
+    };
+    let open = sat.open.iter().map(of).collect();
+    let graded = sat.graded.iter().map(|(.., outcome)| (outcome.seconds, outcome.tokens));
+    let took: Vec<(f64, usize)> = graded.chain(sat.open.iter().map(|(.., own)| (own.seconds, own.tokens))).collect();
+    identity.seconds = took.iter().map(|(seconds, _)| seconds).sum();
+    identity.tokens = took.iter().map(|(_, tokens)| tokens).sum();
+    let samples = sat.graded.iter().map(|(.., outcome)| outcome.samples.clone()).collect();
+    Ok((Report::with(identity, entries, open, preference)?, samples))
 }
 
 /// What to know of a checkpoint of a run before its score on `benchmarks` is believed: that it was chosen on one of them.

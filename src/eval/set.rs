@@ -8,7 +8,7 @@ use candlewick_eval::benchmark::{self, Benchmark, Item, Jsonl};
 use candlewick_eval::contamination::{Contamination, Overlap, Search};
 use serde_json::Value;
 
-use crate::data::{self, DataConfig, Example, Prompt, Split, source::Source, split};
+use crate::data::{self, DataConfig, Example, Problem, Prompt, Split, source::Source, split};
 use crate::hub::Hub;
 
 /// Problems with what a report says of where they come from.
@@ -19,8 +19,10 @@ pub(super) struct Set {
     pub(super) benchmark: Box<dyn Benchmark>,
     /// Each problem, with its prompt where the data and not the benchmark word it.
     pub(super) entries: Vec<(Item, Option<Prompt>)>,
-    /// Whether the problems are held out of `[data]` by construction.
+    /// Whether the problems are held out of `[data]` by construction, or worded as `[data]` words them.
     pub(super) is_held_out: bool,
+    /// Whether they are prompts without reference answers, which nothing grades.
+    pub(super) is_open: bool,
     pub(super) published: Option<usize>,
     pub(super) note: String,
     pub(super) contamination: Option<Contamination>,
@@ -55,10 +57,16 @@ fn text(example: &Example) -> String {
     }
 }
 
+/// What stands before the source of prompts without reference answers: `open:prompts.jsonl`.
+pub const OPEN: &str = "open:";
+
 /// Whether a benchmark's name can stand for something, before anything is read or fetched.
 ///
 /// Errors: an unknown name, with those there are; a file that is not there; an unknown generator.
 pub fn check(name: &str) -> Result<()> {
+    if let Some(source) = name.strip_prefix(OPEN) {
+        return if source == "validation" { Ok(()) } else { Source::parse(source).map(drop) };
+    }
     if let Some((known, file)) = name.split_once('=')
         && benchmark::named(known).is_ok()
     {
@@ -93,6 +101,7 @@ fn nearest(name: &str) -> Option<String> {
 pub fn check_file(name: &str, data: &DataConfig) -> Result<()> {
     check(name)?;
     let file = match name.split_once('=') {
+        _ if name.starts_with(OPEN) => &name[OPEN.len()..],
         Some((known, file)) if benchmark::named(known).is_ok() => file,
         _ if benchmark::named(name).is_ok() || name == "validation" => return Ok(()),
         _ => name,
@@ -111,6 +120,9 @@ pub fn is_source(name: &str) -> bool {
 
 /// Reads the problems that `name` stands for; see [`super::exams`].
 pub(super) fn read(name: &str, data: &DataConfig, hub: &Hub) -> Result<Set> {
+    if let Some(source) = name.strip_prefix(OPEN) {
+        return open(source, data, hub);
+    }
     if let Some((known, file)) = name.split_once('=')
         && let Ok(benchmark) = benchmark::named(known)
     {
@@ -137,7 +149,9 @@ pub(super) fn read(name: &str, data: &DataConfig, hub: &Hub) -> Result<Set> {
     };
     records(Box::new(own), name, &source.files(hub, data.revision.as_deref())?).map_err(|error| {
         match error.to_string().contains(": no field ") {
-            true => anyhow!("{error}; name yours with `data.columns.problem` and `data.columns.answer`"),
+            true => anyhow!(
+                "{error}; name yours with `data.columns.problem` and `data.columns.answer`, or ask prompts that have no answers as `{OPEN}{name}`"
+            ),
             false => error,
         }
     })
@@ -190,15 +204,49 @@ fn records(benchmark: Box<dyn Benchmark>, source: &str, files: &[PathBuf]) -> Re
         benchmark,
         entries,
         is_held_out: false,
+        is_open: false,
         contamination: None,
     })
+}
+
+/// Prompts without reference answers, in any of the data's forms and worded as training words them; of equal prompts,
+/// as pairs have them, the first. Where no training is at hand, a prompt of plain text is a user's message.
+fn open(source: &str, data: &DataConfig, hub: &Hub) -> Result<Set> {
+    let asked = match &data.train {
+        Some(_) => data.clone(),
+        None => DataConfig { conversational: Some(data.conversational.unwrap_or(true)), ..data.clone() },
+    };
+    let dataset = match source {
+        "validation" => data::load(&asked, hub, Split::Validation)?,
+        _ => data::load_source(&asked, hub, source)?,
+    };
+    let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+    for problem in dataset.problems()? {
+        if seen.insert(problem.text.clone()) {
+            let Problem { id, prompt, text, .. } = problem;
+            let (answer, groups) = (String::new(), Default::default());
+            let item = Item { id, problem: text, answer, solution: None, groups, tolerance: None };
+            entries.push((item, Some(prompt)));
+        }
+    }
+    let stem = Path::new(source).file_stem().map_or_else(|| source.into(), |stem| stem.to_string_lossy());
+    let name = format!("{OPEN}{stem}");
+    let note = "prompts without reference answers".to_owned();
+    let benchmark = Box::new(Jsonl { is_verbatim: true, ..Jsonl::new(&name) });
+    let (source, contamination) = (dataset.source, None);
+    Ok(Set { name, source, benchmark, entries, is_held_out: true, is_open: true, published: None, note, contamination })
 }
 
 /// Problems of `[data]`, worded as training words them.
 fn held_out(name: &str, dataset: data::Dataset) -> Result<Set> {
     let mut entries = Vec::new();
     for problem in dataset.problems()? {
-        let answer = problem.answer.with_context(|| format!("problem `{}` has no answer to grade by", problem.id))?;
+        let answer = problem.answer.with_context(|| {
+            format!(
+                "problem `{}` has no answer to grade by: ask as `{OPEN}{name}` what a judge is to compare",
+                problem.id
+            )
+        })?;
         let groups = problem.meta.iter().filter(|(key, _)| matches!(key.as_str(), "terms" | "level" | "subject"));
         let groups =
             groups.map(|(k, v)| (k.clone(), v.as_str().map_or_else(|| v.to_string(), str::to_owned))).collect();
@@ -211,6 +259,7 @@ fn held_out(name: &str, dataset: data::Dataset) -> Result<Set> {
         benchmark: Box::new(Jsonl { is_verbatim: true, ..Jsonl::new(name) }),
         entries,
         is_held_out: true,
+        is_open: false,
         published: None,
         note: "held out of the training data".to_owned(),
         contamination: None,
@@ -278,6 +327,7 @@ mod tests {
             benchmark: Box::new(Jsonl::new("own")),
             entries: problems.iter().enumerate().map(item).collect(),
             is_held_out: false,
+            is_open: false,
             published: None,
             note: String::new(),
             contamination: None,

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candlewick_algorithms::batch::Finish as Ended;
+use candlewick_eval::benchmark::Item;
 use candlewick_eval::grading::{self, Grade, MathGrader};
 use candlewick_eval::metrics::{Results, Settings, Wordings, summarise};
 use candlewick_eval::sample::{Completion, Finish, Sample, grade};
@@ -67,6 +68,25 @@ pub struct Outcome {
     pub seconds: f64,
     /// Tokens generated, under all wordings.
     pub tokens: usize,
+}
+
+/// Open prompts answered, which nothing grades.
+pub struct Answered {
+    /// Name of the set.
+    pub name: String,
+    /// Every completion.
+    pub completions: Vec<Completion>,
+    /// Wall time of generating, earlier sittings included.
+    pub seconds: f64,
+    /// Tokens generated.
+    pub tokens: usize,
+}
+
+/// Completions under each wording, with what they took.
+struct Given {
+    answers: Vec<Vec<Completion>>,
+    seconds: f64,
+    tokens: usize,
 }
 
 impl Outcome {
@@ -132,28 +152,8 @@ impl Exam {
     /// Lets the policy answer every problem `eval.samples` times under each wording, and grades; `None` when the
     /// program was asked to stop on the way. What was complete by then is in the journal, if there is one.
     pub fn sit(&self, policy: &Policy, sitting: &Sitting) -> Result<Option<Outcome>> {
-        let mut journal = match &sitting.journal {
-            Some(path) => Journal::open(path, &sitting.key(&self.stop))?,
-            None => Journal::none(),
-        };
-        let started = Instant::now();
-        let hashes = self.hashes();
+        let Some(Given { answers, seconds, tokens }) = self.given(policy, sitting)? else { return Ok(None) };
         let n = sitting.eval.samples;
-        let kept = self.taken_over(&journal, &hashes, n);
-        let total = self.asked.len() * self.len() * n;
-        let mut progress = Progress::new(&self.name, total as u64, kept as u64, sitting.cap);
-        let mut answers = Vec::new();
-        for (wording, (asked, hashes)) in self.asked.iter().zip(&hashes).enumerate() {
-            let given = self.answers(policy, sitting, wording, asked, hashes, &mut journal, &mut progress, started)?;
-            let Some(given) = given else {
-                progress.finish();
-                return Ok(None);
-            };
-            answers.push(given);
-        }
-        progress.finish();
-        let seconds = journal.before + started.elapsed().as_secs_f64();
-        let tokens = answers.iter().flatten().map(|completion| completion.tokens).sum();
         let settings = Settings::new(n, sitting.seed);
         let settings = Settings { ks: sitting.ks.clone().unwrap_or(settings.ks.clone()), ..settings };
         let mut graded = Vec::new();
@@ -180,13 +180,52 @@ impl Exam {
         Ok(Some(Outcome { name: self.name.clone(), results, sensitivity, wordings, samples, seconds, tokens }))
     }
 
+    /// Lets the policy answer open prompts; `None` when the program was asked to stop on the way, as [`Self::sit`].
+    pub fn answer(&self, policy: &Policy, sitting: &Sitting) -> Result<Option<Answered>> {
+        let given = self.given(policy, sitting)?;
+        Ok(given.map(|Given { answers, seconds, tokens }| Answered {
+            name: self.name.clone(),
+            // Open prompts are asked under one wording.
+            completions: answers.into_iter().flatten().collect(),
+            seconds,
+            tokens,
+        }))
+    }
+
+    /// Every completion that is asked for, from the journal or made now.
+    fn given(&self, policy: &Policy, sitting: &Sitting) -> Result<Option<Given>> {
+        let mut journal = match &sitting.journal {
+            Some(path) => Journal::open(path, &sitting.key(&self.stop))?,
+            None => Journal::none(),
+        };
+        let started = Instant::now();
+        let hashes = self.hashes();
+        let n = sitting.eval.samples;
+        let kept = self.taken_over(&journal, &hashes, n);
+        let total = self.asked.len() * self.len() * n;
+        let mut progress = Progress::new(&self.name, total as u64, kept as u64, sitting.cap);
+        let mut answers = Vec::new();
+        for (wording, (asked, hashes)) in self.asked.iter().zip(&hashes).enumerate() {
+            let given = self.answers(policy, sitting, wording, asked, hashes, &mut journal, &mut progress, started)?;
+            let Some(given) = given else {
+                progress.finish();
+                return Ok(None);
+            };
+            answers.push(given);
+        }
+        progress.finish();
+        let seconds = journal.before + started.elapsed().as_secs_f64();
+        let tokens = answers.iter().flatten().map(|completion| completion.tokens).sum();
+        Ok(Some(Given { answers, seconds, tokens }))
+    }
+
     /// Hashes of the prompts under each wording.
     fn hashes(&self) -> Vec<Vec<u64>> {
         self.asked.iter().map(|asked| asked.prompts.iter().map(|p| prompt_hash(&p.ids)).collect()).collect()
     }
 
     fn taken_over(&self, journal: &Journal, hashes: &[Vec<u64>], samples: usize) -> usize {
-        let of_item = |(item, hash): (&candlewick_eval::benchmark::Item, &u64)| {
+        let of_item = |(item, hash): (&Item, &u64)| {
             (0..samples).filter(|index| journal.get(&item.id, *index, *hash).is_some()).count()
         };
         hashes.iter().flat_map(|hashes| self.items.iter().zip(hashes)).map(of_item).sum()
@@ -286,7 +325,7 @@ impl Exam {
         for (at, (item, prompt)) in self.items.iter().zip(&asked.prompts).enumerate() {
             for index in 0..n {
                 if prompt.is_too_long {
-                    completions.push(unasked(&item.id, index, &prompt.text));
+                    completions.push(unasked(item, index, &prompt.text));
                     continue;
                 }
                 let line = lines.remove(&(at, index)).with_context(|| {
@@ -295,13 +334,13 @@ impl Exam {
                         item.id, self.name
                     )
                 })?;
-                completions.push(self.completion(policy, line, &prompt.text)?);
+                completions.push(self.completion(policy, line, &item.problem, &prompt.text)?);
             }
         }
         Ok(Some(completions))
     }
 
-    fn completion(&self, policy: &Policy, line: Line, prompt: &str) -> Result<Completion> {
+    fn completion(&self, policy: &Policy, line: Line, problem: &str, prompt: &str) -> Result<Completion> {
         let mut text = policy.tokenizer().decode(&line.ids, true)?;
         if line.finish == Ended::Stop
             && let Some(end) = self.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
@@ -311,6 +350,7 @@ impl Exam {
         Ok(Completion {
             item: line.item,
             index: line.index,
+            problem: problem.to_owned(),
             prompt: prompt.to_owned(),
             text,
             tokens: line.ids.len(),
@@ -335,10 +375,11 @@ impl Exam {
 }
 
 /// The empty completion of a prompt that leaves no room for one.
-fn unasked(item: &str, index: usize, prompt: &str) -> Completion {
+fn unasked(item: &Item, index: usize, prompt: &str) -> Completion {
     Completion {
-        item: item.to_owned(),
+        item: item.id.clone(),
         index,
+        problem: item.problem.clone(),
         prompt: prompt.to_owned(),
         text: String::new(),
         tokens: 0,

@@ -1,15 +1,12 @@
 //! A run's account of itself on standard output: lines, progress, time taken, and what came of it all.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::checkpoint::State;
-use super::evaluate::{Examiner, Outcome, line};
-use super::folder::RunFolder;
+use super::evaluate::{Closing, Examiner, line};
 use super::metrics::Step;
 use super::policy::Policy;
 use crate::model::memory;
@@ -67,18 +64,13 @@ impl Clock {
 }
 
 /// The closing summary: what was gained, and where everything is.
-pub(super) fn finish(
-    folder: &RunFolder,
-    checkpoint: &Path,
-    examiner: &Examiner,
-    policy: &Policy,
-    (base, last): (&[Outcome], &[Outcome]),
-    state: &State,
-) -> Result<()> {
+pub(super) fn finish(examiner: &Examiner, policy: &Policy, closing: Closing) -> Result<()> {
+    let Closing { folder, checkpoint, state, base, last, .. } = closing;
     say("");
-    if !last.is_empty() {
-        let sentences = examiner.write_report(policy, folder, checkpoint, base, last, state)?;
-        for (before, after) in base.iter().zip(last) {
+    let has_report = !last.is_empty() || closing.preference.is_some();
+    if has_report {
+        let sentences = examiner.write_report(policy, closing)?;
+        for (before, after) in base.graded.iter().zip(&last.graded) {
             say(&format!("base   {}", line(before)));
             say(&format!("final  {}", line(after)));
             say(&format!(
@@ -103,7 +95,7 @@ pub(super) fn finish(
     {
         say(&format!("best        {}", folder.join(&format!("checkpoints/{best}")).display()));
     }
-    if !last.is_empty() {
+    if has_report {
         say(&format!("report      {}", folder.join("report/report.html").display()));
     }
     Ok(())

@@ -28,7 +28,7 @@ pub enum Fault {
 
 impl Fault {
     /// For people.
-    fn text(self) -> &'static str {
+    pub(super) fn text(self) -> &'static str {
         match self {
             Self::Identical => "have equal answers",
             Self::Empty => "have an empty answer",

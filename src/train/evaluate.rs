@@ -4,18 +4,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candlewick_algorithms::rng::Rng;
-use candlewick_eval::report::{Report, summary};
-use candlewick_eval::sample::Sample;
+use candlewick_eval::metrics::Decider;
+use candlewick_eval::report::{Preference, Report, summary};
+use candlewick_eval::sample::Completion;
 use candlewick_rewards::reward::math::MathConfig;
 
+use super::account::say;
 use super::checkpoint::{HeldOut, State};
 use super::figures;
 use super::folder::{RunFolder, write_atomically};
 use super::policy::Policy;
+use super::ranking::Measured;
 use crate::config::{BudgetWord, Config, EvalBudget, EvalConfig, Kind, SoftConfig};
 use crate::data::{self, Split};
 pub use crate::eval::Outcome;
-use crate::eval::{self, Exam, Sitting, Training};
+use crate::eval::judge::{Judged, WinJudge, contests_file};
+use crate::eval::{self, Answered, Exam, Sitting, Training};
 use crate::hub::Hub;
 
 /// The benchmark on which the best checkpoint is chosen, where a run has it.
@@ -38,9 +42,54 @@ fn trained_soft(config: &Config) -> Option<SoftConfig> {
     Some(soft)
 }
 
+/// What came of all exams of a run.
+#[derive(Default)]
+pub struct Sat {
+    /// The graded ones.
+    pub graded: Vec<Outcome>,
+    /// The open prompts, which only a judge can decide.
+    pub open: Vec<Answered>,
+}
+
+impl Sat {
+    /// Whether nothing was asked.
+    pub fn is_empty(&self) -> bool {
+        self.graded.is_empty() && self.open.is_empty()
+    }
+
+    /// One line for people an exam.
+    pub fn lines(&self) -> Vec<String> {
+        let open = self.open.iter().map(|own| {
+            format!("{} {} answers  {} tokens in {:.0} s", own.name, own.completions.len(), own.tokens, own.seconds)
+        });
+        self.graded.iter().map(line).chain(open).collect()
+    }
+}
+
+/// What a closing report is written from.
+pub struct Closing<'a> {
+    /// The run's folder.
+    pub folder: &'a RunFolder,
+    /// The folder of the final model.
+    pub checkpoint: &'a Path,
+    /// Where the run stands.
+    pub state: &'a State,
+    /// The model before training.
+    pub base: &'a Sat,
+    /// The final model.
+    pub last: &'a Sat,
+    /// What held-out pairs said before the first step, and what training did to them.
+    pub preference: Option<(&'a Measured, Preference)>,
+}
+
 /// How a run examines its policy.
 pub struct Examiner {
+    /// The graded ones.
     exams: Vec<Exam>,
+    /// Open prompts: asked before and after training.
+    open: Vec<Exam>,
+    /// Who compares base and final, where the run names a judge.
+    judge: Option<WinJudge>,
     eval: EvalConfig,
     cap: usize,
     seed: u64,
@@ -52,7 +101,7 @@ pub struct Examiner {
 impl Examiner {
     /// The exams of a run; what stands in its training data is taken out of its benchmarks. `last` is the length in
     /// tokens that its last step tells.
-    pub fn for_run(policy: &Policy, config: &Config, last: Option<usize>) -> Result<Self> {
+    pub fn for_run(policy: &Policy, config: &Config, folder: &RunFolder, last: Option<usize>) -> Result<Self> {
         let budget = match config.kind() {
             Kind::Online(online) => Some(online.budget.tokens.build()?.largest()),
             Kind::Offline(_) => None,
@@ -70,8 +119,14 @@ impl Examiner {
         } else {
             eval::identity::weights(&policy.folder)?
         };
+        let judge = config.eval.judge.as_ref().map(|judge| WinJudge::new(judge, "eval.judge", Some(folder.path())));
+        let judge = judge.transpose()?;
+        judge.iter().flat_map(|judge| &judge.notes).for_each(|line| say(&format!("judge  {line}")));
+        let (open, exams) = exams.into_iter().partition(|exam| exam.is_open);
         Ok(Self {
             exams,
+            open,
+            judge,
             base: format!("{} {:?} {weights}", model.path, model.random_init),
             cap: config.eval.limit.or(budget).unwrap_or(512),
             eval: EvalConfig { soft: config.eval.soft.clone().or_else(|| trained_soft(config)), ..config.eval.clone() },
@@ -82,7 +137,7 @@ impl Examiner {
 
     /// Whether there is nothing to examine.
     pub fn is_empty(&self) -> bool {
-        self.exams.is_empty()
+        self.exams.is_empty() && self.open.is_empty()
     }
 
     /// Whether a test is due after the steps done so far, of `steps`. One that was stopped on the way was not taken into
@@ -90,12 +145,20 @@ impl Examiner {
     pub fn is_due(&self, state: &State, steps: usize) -> bool {
         let is_now = self.eval.every > 0 && state.step > 0 && state.step.is_multiple_of(self.eval.every);
         let is_done = state.evaluations.iter().any(|(step, _)| *step == state.step);
-        is_now && !is_done && state.step < steps && !self.is_empty()
+        is_now && !is_done && state.step < steps && !self.exams.is_empty()
     }
 
     /// Every exam; like the others here, `None` when the run was asked to stop on the way.
-    pub fn sit(&self, policy: &Policy) -> Result<Option<Vec<Outcome>>> {
-        self.exams.iter().map(|exam| exam.sit(policy, &self.sitting(exam, None))).collect()
+    pub fn sit(&self, policy: &Policy) -> Result<Option<Sat>> {
+        self.sit_all(policy, |_| None)
+    }
+
+    fn sit_all(&self, policy: &Policy, journal: impl Fn(&Exam) -> Option<PathBuf>) -> Result<Option<Sat>> {
+        let sit = |exam: &Exam| exam.sit(policy, &self.sitting(exam, journal(exam)));
+        let Some(graded) = self.exams.iter().map(sit).collect::<Result<Option<Vec<_>>>>()? else { return Ok(None) };
+        let answer = |exam: &Exam| exam.answer(policy, &self.sitting(exam, journal(exam)));
+        let open = self.open.iter().map(answer).collect::<Result<Option<Vec<_>>>>()?;
+        Ok(open.map(|open| Sat { graded, open }))
     }
 
     /// The exams of a test between steps: `validation` alone where there is one, else all.
@@ -107,9 +170,8 @@ impl Examiner {
 
     /// Every exam for the model before training. Its completions stay in the run's folder, so that a resumed run need
     /// not make them again; `policy` loads the model where some are missing.
-    pub fn sit_base(&self, policy: &Policy, folder: &RunFolder) -> Result<Option<Vec<Outcome>>> {
-        let sit = |exam: &Exam| exam.sit(policy, &self.sitting(exam, Some(journal(folder, &exam.name))));
-        self.exams.iter().map(sit).collect()
+    pub fn sit_base(&self, policy: &Policy, folder: &RunFolder) -> Result<Option<Sat>> {
+        self.sit_all(policy, |exam| Some(journal(folder, &exam.name)))
     }
 
     fn sitting(&self, exam: &Exam, journal: Option<PathBuf>) -> Sitting<'_> {
@@ -128,50 +190,105 @@ impl Examiner {
     }
 
     /// Writes the closing report, which compares base and final; returns the sentences that say what came of it.
-    ///
-    /// `checkpoint` is the folder of the final model.
-    pub fn write_report(
-        &self,
-        policy: &Policy,
-        folder: &RunFolder,
-        checkpoint: &Path,
-        base: &[Outcome],
-        last: &[Outcome],
-        state: &State,
-    ) -> Result<Vec<String>> {
-        let sat: Vec<(&Exam, Sitting, &Outcome)> = (self.exams.iter())
-            .filter_map(|exam| Some((exam, self.sitting(exam, None), last.iter().find(|o| o.name == exam.name)?)))
-            .collect();
+    pub fn write_report(&self, policy: &Policy, closing: Closing) -> Result<Vec<String>> {
+        let Closing { folder, checkpoint, state, base, last, preference } = closing;
+        let graded = self.exams.iter().filter_map(|exam| {
+            Some((exam, self.sitting(exam, None), last.graded.iter().find(|o| o.name == exam.name)?))
+        });
+        let open = self
+            .open
+            .iter()
+            .filter_map(|exam| Some((exam, self.sitting(exam, None), last.open.iter().find(|o| o.name == exam.name)?)));
+        let (graded, open) = (graded.collect(), open.collect());
+        let sat = eval::report::Sat { graded, open, base: &base.graded, open_base: &base.open };
         let mut identity = eval::identity::identity(policy, checkpoint, "final", None, self.seed)?;
         identity.date = eval::identity::now();
-        let (mut report, samples) = eval::report::report(policy, identity, &sat, base)?;
-        report.training = figures::curves(folder, state)?;
-        report.notes.extend(chosen(state, last));
+        let (before, section) = preference.unzip();
+        let (mut report, samples) = eval::report::report(policy, identity, &sat, section)?;
+        drop(sat);
+        report.training = figures::curves(folder, state, before)?;
+        report.notes.extend(chosen(state, &last.graded));
+        let path = folder.join("report");
+        self.judge(&mut report, base, last, &path)?;
         let mut whole_run = summary(&report);
         whole_run.seconds = state.seconds;
         whole_run.tokens = state.sampled_tokens + state.trained_tokens;
-        let path = folder.join("report");
         report.write(&path, &samples, Some(whole_run))?;
-        for outcome in base {
+        let own: Vec<Vec<Completion>> = last.open.iter().map(|own| own.completions.clone()).collect();
+        report.write_open(&path, &own)?;
+        for outcome in &base.graded {
             // What the journal held stands in these samples now.
             eval::journal::Journal::remove(&journal(folder, &outcome.name));
-            write_samples(&path.join(format!("samples_{}_base.jsonl", file_name(&outcome.name))), &outcome.samples)?;
+            write_rows(&path.join(format!("samples_{}_base.jsonl", file_name(&outcome.name))), &outcome.samples)?;
         }
-        figures::write(&path, &report.training)?;
+        for own in &base.open {
+            eval::journal::Journal::remove(&journal(folder, &own.name));
+            write_rows(&path.join(format!("samples_{}_base.jsonl", file_name(&own.name))), &own.completions)?;
+        }
+        figures::write(&path, &report.training, report.preference.as_ref())?;
         Ok(sentences(&report))
+    }
+
+    /// Lets the judge hold the final model's answers against the base model's, where there are both; a judge that gives no
+    /// verdict is a warning of the set, and never the end of a run.
+    fn judge(&self, report: &mut Report, base: &Sat, last: &Sat, path: &Path) -> Result<()> {
+        let Some(judge) = &self.judge else { return Ok(()) };
+        let decide = |name: &str, base: &[Completion], own: &[Completion]| {
+            judge.decide(name, base, own, self.seed).map_err(|error| format!("{error:#}"))
+        };
+        let keep = |name: &str, judged: &Judged| write_rows(&contests_file(path, name, "base"), &judged.contests);
+        for entry in &mut report.benchmarks {
+            let of = |sat: &Sat| -> Option<Vec<Completion>> {
+                let outcome = sat.graded.iter().find(|outcome| outcome.name == entry.data.benchmark)?;
+                Some(outcome.samples.iter().map(|sample| sample.completion.clone()).collect())
+            };
+            let (Some(theirs), Some(own)) = (of(base), of(last)) else { continue };
+            let Some(against) = entry.against.first_mut() else { continue };
+            match decide(&entry.data.benchmark, &theirs, &own) {
+                Ok(judged) => {
+                    keep(&entry.data.benchmark, &judged)?;
+                    against.win_rates.push(judged.rate);
+                }
+                Err(why) => entry.warnings.push(why),
+            }
+        }
+        for set in &mut report.open {
+            let of = |sat: &'_ Sat| sat.open.iter().position(|own| own.name == set.data.benchmark);
+            let (Some(theirs), Some(own)) = (of(base), of(last)) else { continue };
+            let Some(against) = set.against.first_mut() else { continue };
+            match decide(&set.data.benchmark, &base.open[theirs].completions, &last.open[own].completions) {
+                Ok(judged) => {
+                    keep(&set.data.benchmark, &judged)?;
+                    against.win_rates.push(judged.rate);
+                }
+                Err(why) => set.warnings.push(why),
+            }
+        }
+        Ok(())
     }
 }
 
-/// What each comparison says.
+/// What each comparison says; a win rate by verdict says the same as the paired test, and stands in the report alone.
 fn sentences(report: &Report) -> Vec<String> {
-    let of = |entry: &candlewick_eval::report::Entry| {
-        let name = entry.data.benchmark.clone();
-        let sentence = |other: &candlewick_eval::report::Against| {
-            format!("{name}: {}", other.comparison.sentence("the final model", "the base model"))
-        };
-        entry.against.iter().map(sentence).collect::<Vec<_>>()
-    };
-    report.benchmarks.iter().flat_map(of).collect()
+    let mut all = Vec::new();
+    let (own, base) = ("the final model", "the base model");
+    for entry in &report.benchmarks {
+        for other in &entry.against {
+            all.push(format!("{}: {}", entry.data.benchmark, other.comparison.sentence(own, base)));
+            let judged = other.win_rates.iter().filter(|rate| rate.by == Decider::Judge);
+            all.extend(judged.map(|rate| format!("{}: {}", entry.data.benchmark, rate.sentence(own, base))));
+        }
+    }
+    for set in &report.open {
+        let rates = set.against.iter().flat_map(|other| &other.win_rates);
+        all.extend(rates.map(|rate| format!("{}: {}", set.data.benchmark, rate.sentence(own, base))));
+    }
+    if let Some(why) = report.benchmarks.iter().flat_map(|e| &e.warnings).find(|w| w.contains("gave no verdict on any"))
+    {
+        all.push(why.clone());
+    }
+    all.extend(report.open.iter().flat_map(|set| set.warnings.iter().cloned()));
+    all
 }
 
 /// That a checkpoint was chosen on a reported set.
@@ -240,11 +357,11 @@ fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
-/// Writes samples, a JSON object a line.
-fn write_samples(path: &Path, samples: &[Sample]) -> Result<()> {
+/// Writes a JSON object a line.
+pub fn write_rows<T: serde::Serialize>(path: &Path, rows: &[T]) -> Result<()> {
     let mut text = String::new();
-    for sample in samples {
-        text.push_str(&serde_json::to_string(sample).context("a sample cannot be written as JSON")?);
+    for row in rows {
+        text.push_str(&serde_json::to_string(row).context("a row cannot be written as JSON")?);
         text.push('\n');
     }
     write_atomically(path, text.as_bytes())

@@ -9,7 +9,7 @@ use candlewick_algorithms::{Batch, Needs};
 use super::Interrupted;
 use super::account::{STOPPED_AT_THE_END, duration, finish, say};
 use super::checkpoint::{self, State};
-use super::evaluate::{self, Examiner, line, step_rng};
+use super::evaluate::{self, Closing, Examiner, line, step_rng};
 use super::examples::{Examples, Reading};
 use super::folder::RunFolder;
 use super::inputs::{Inputs, Reach};
@@ -75,17 +75,17 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         say(&format!("resumed after step {}", state.step));
     }
     let mut recorder = Recorder::open(folder.path(), config.run.tensorboard, bytes)?;
-    let examiner = Examiner::for_run(&policy, config, None)?;
+    let examiner = Examiner::for_run(&policy, config, &folder, None)?;
     let base = match state.step {
         _ if examiner.is_empty() => None,
         0 => examiner.sit_base(&policy, &folder)?,
         _ => examiner.sit_base(&Policy::load(&config.model, &config.data)?, &folder)?,
     };
     let base = base.unwrap_or_default();
-    if state.step == 0 && !base.is_empty() {
-        evaluate::note(&mut state, &base);
+    if state.step == 0 && !base.graded.is_empty() {
+        evaluate::note(&mut state, &base.graded);
     }
-    base.iter().for_each(|o| say(&format!("      base  {}", line(o))));
+    base.lines().iter().for_each(|line| say(&format!("      base  {line}")));
     let is_due = |step: usize| config.eval.every > 0 && step.is_multiple_of(config.eval.every);
     // A test between steps; whether this step is the best so far.
     let test = |state: &mut State, policy: &Policy| -> Result<bool> {
@@ -96,6 +96,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     if examiner.is_due(&state, steps) {
         test(&mut state, &policy)?;
     }
+    let mut trained = None;
     let (started, before) = (Instant::now(), state.seconds);
     let save = |state: &mut State,
                 policy: &Policy,
@@ -134,13 +135,11 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         metrics.set("train/utilisation", tokens / room.max(1.0));
         metrics.set("train/tokens_per_second", tokens / seconds);
         let is_last = state.step == steps;
-        if let (Some(ranking), Some(untrained), true) = (&ranking, &untrained, is_due(state.step) || is_last) {
+        if let Some(ranking) = ranking.as_ref().filter(|_| is_due(state.step) || is_last) {
             let measured = ranking.measure(&policy)?;
             measured.record(&mut metrics);
             say(&format!("      held-out pairs: {}", measured.line()));
-            if is_last {
-                ranking.report(&folder, untrained, &measured)?;
-            }
+            trained = is_last.then_some(measured);
         }
         recorder.record(state.step, &metrics)?;
         if state.step == 1 {
@@ -173,14 +172,19 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         say(STOPPED_AT_THE_END);
         return Err(Interrupted.into());
     };
-    if !last.is_empty() {
-        evaluate::note(&mut state, &last);
+    if !last.graded.is_empty() {
+        evaluate::note(&mut state, &last.graded);
     }
     let checkpoint = save(&mut state, &policy, &learner.optimiser, objective.as_ref(), &mut recorder)?;
-    if ranking.is_some() && last.is_empty() {
-        super::figures::write(&folder.join("report"), &super::figures::curves(&folder, &state)?)?;
+    let mut preference = None;
+    if let (Some(ranking), Some(untrained)) = (&ranking, &untrained) {
+        // A run that is resumed after its last step was measured in another process.
+        let trained = trained.map_or_else(|| ranking.measure(&policy), Ok)?;
+        ranking.report(&folder, untrained, &trained)?;
+        preference = Some((untrained, ranking.section(untrained, &trained, &examples.audit)?));
     }
-    finish(&folder, &checkpoint, &examiner, &policy, (&base, &last), &state)
+    let (folder, checkpoint, state, base, last) = (&folder, checkpoint.as_path(), &state, &base, &last);
+    finish(&examiner, &policy, Closing { folder, checkpoint, state, base, last, preference })
 }
 
 /// How examples are read as the objective takes them, by a model of so long a context.

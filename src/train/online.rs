@@ -25,7 +25,7 @@ use self::stages::Stages;
 use super::Interrupted;
 use super::account::{Clock, STOPPED_AT_THE_END, finish, say};
 use super::checkpoint::State;
-use super::evaluate::Examiner;
+use super::evaluate::{Closing, Examiner, Sat};
 use super::folder::RunFolder;
 use super::learner::Learner;
 use super::metrics::{Recorder, Step};
@@ -64,8 +64,8 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
         false => Recorder::open(folder.path(), config.run.tensorboard, None)?,
     };
     let last = run.stages.tokens.plan(online.steps.saturating_sub(1), online.steps)?.told;
-    let examiner = Examiner::for_run(&run.policy, config, last)?;
-    let base = if examiner.is_empty() { Vec::new() } else { run.base(&examiner, &folder)? };
+    let examiner = Examiner::for_run(&run.policy, config, &folder, last)?;
+    let base = if examiner.is_empty() { Sat::default() } else { run.base(&examiner, &folder)? };
     if examiner.is_due(&run.state, online.steps) {
         run.test(&examiner)?;
     }
@@ -93,11 +93,16 @@ pub fn run(config: &Config, online: &Online, resume: bool) -> Result<()> {
         say(STOPPED_AT_THE_END);
         return Err(Interrupted.into());
     };
-    if !last.is_empty() {
-        run.evaluated(&last)?;
+    if !last.graded.is_empty() {
+        run.evaluated(&last.graded)?;
     }
     let checkpoint = run.save(&folder, &mut recorder)?;
-    finish(&folder, &checkpoint, &examiner, &run.policy, (&base, &last), &run.state)
+    let (base, last, state) = (&base, &last, &run.state);
+    finish(
+        &examiner,
+        &run.policy,
+        Closing { folder: &folder, checkpoint: &checkpoint, state, base, last, preference: None },
+    )
 }
 
 impl Run<'_> {

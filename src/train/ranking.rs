@@ -4,6 +4,8 @@
 //! like those of training, so that a resumed run compares with the same start. The metrics are those of
 //! `candlewick_algorithms::preference`; every pair's own numbers are written too, so that each can be computed again.
 
+mod section;
+
 use std::io::Write;
 
 use anyhow::{Context, Result};
@@ -40,7 +42,10 @@ pub struct Ranking {
 #[derive(Debug, Clone)]
 pub struct Measured {
     metrics: Vec<(&'static str, f64)>,
+    /// Empty for reward models.
     pairs: Vec<Pair>,
+    /// Implicit reward margin of each pair, or the difference of a reward model's scores.
+    margins: Vec<f64>,
 }
 
 impl Ranking {
@@ -67,7 +72,7 @@ impl Ranking {
             seed: config.run.seed,
             objective: config.objective.variant(),
         };
-        let examples =
+        let mut examples =
             Examples::read(dataset, &policy.renderer, &reading).context("the held-out pairs cannot be used")?;
         let judge = if objective.needs().reference() { Judge::Reference } else { Judge::Policy };
         let start = match is_reward_model {
@@ -78,6 +83,9 @@ impl Ranking {
             ObjectiveConfig::Dpo(dpo) => dpo.beta,
             _ => 0.1,
         };
+        if let Some(start) = &start {
+            start.audit(&mut examples, beta)?;
+        }
         Ok(Some(Self { examples, start, beta }))
     }
 
@@ -107,7 +115,8 @@ impl Ranking {
             }
         }
         let metrics = self.metrics(&pairs);
-        Ok(Measured { metrics, pairs })
+        let margins = pairs.iter().map(|pair| pair.margin(self.beta)).collect();
+        Ok(Measured { metrics, pairs, margins })
     }
 
     fn metrics(&self, pairs: &[Pair]) -> Vec<(&'static str, f64)> {
@@ -150,29 +159,39 @@ impl Ranking {
     }
 
     fn scores(&self, policy: &Policy) -> Result<Measured> {
-        let (mut right, mut margin, mut n) = (0.0, 0.0, 0.0);
+        let mut margins = Vec::with_capacity(self.examples.len());
         let all: Vec<usize> = (0..self.examples.len()).collect();
         for chosen in all.chunks(CHUNK) {
             let scores = super::score::scores(policy, &self.examples.batch(chosen)?)?;
-            for pair in scores.chunks(2) {
-                right += f64::from(u8::from(pair[0] > pair[1]));
-                margin += pair[0] - pair[1];
-                n += 1.0;
-            }
+            margins.extend(scores.chunks(2).map(|pair| pair[0] - pair[1]));
         }
-        Ok(Measured { metrics: vec![("reward_accuracy", right / n), ("reward_margin", margin / n)], pairs: Vec::new() })
+        let margin = margins.iter().sum::<f64>() / margins.len() as f64;
+        let metrics = vec![("reward_accuracy", share(&margins, |m| *m > 0.0)), ("reward_margin", margin)];
+        Ok(Measured { metrics, pairs: Vec::new(), margins })
+    }
+
+    /// Whether the data name the share of raters who preferred the chosen answer.
+    fn has_labels(&self) -> bool {
+        self.examples.held().iter().any(|g| g.label.is_some())
+    }
+
+    /// Where the shares of raters come from, in words.
+    fn rater_shares(&self) -> String {
+        match self.has_labels() {
+            true => "from the data".to_owned(),
+            false => format!("{DEFAULT_SHARE} for every pair, as the data name none"),
+        }
     }
 
     /// Writes `report/preference.json`, the metrics before and after, and `report/pairs.jsonl`, every pair's own numbers.
     pub fn report(&self, folder: &RunFolder, before: &Measured, after: &Measured) -> Result<()> {
         let report = folder.join("report");
         std::fs::create_dir_all(&report).with_context(|| format!("{} cannot be made", report.display()))?;
-        let has_labels = self.examples.held().iter().any(|g| g.label.is_some());
         let content = json!({
             "pairs": self.examples.len(),
             "beta": self.beta,
             "ideal_betas": IDEAL_BETAS,
-            "rater_shares": if has_labels { json!("from the data") } else { json!(DEFAULT_SHARE) },
+            "rater_shares": if self.has_labels() { json!("from the data") } else { json!(DEFAULT_SHARE) },
             "before": before.values(),
             "after": after.values(),
             "data": self.examples.audit,

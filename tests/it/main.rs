@@ -28,3 +28,4 @@ mod soft;
 mod soft_training;
 mod training;
 mod usage;
+mod win_rate;

@@ -18,6 +18,7 @@ mod majority;
 mod paired;
 mod passing;
 mod random;
+mod win_rate;
 mod wordings;
 
 pub use interval::{Estimate, Method, PRIOR, estimate, macro_mean, wilson};
@@ -26,6 +27,7 @@ pub use majority::{DRAWS, Vote, cluster, maj_at_k};
 pub use paired::{Comparison, Conclusion, Test, compare, mcnemar, sign_flip, sign_flip_counts};
 pub use passing::{g_pass_at_k, mg_pass_at_k, pass_at_k};
 pub use random::SplitMix64;
+pub use win_rate::{Contest, Decider, Judging, WinRate};
 pub use wordings::{Wording, Wordings};
 
 /// What to compute beyond avg@n.

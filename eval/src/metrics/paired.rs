@@ -70,10 +70,15 @@ const PATTERNS: usize = 100_000;
 /// Most steps of the exact count of sums.
 const EXACT_STEPS: usize = 50_000_000;
 
+/// p with three decimals, or `< 0.001`, since no p is zero.
+pub(super) fn p_text(p: f64) -> String {
+    if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
+}
+
 impl Comparison {
     /// p with three decimals, or `< 0.001`, since no p is zero.
     pub fn p_text(&self) -> String {
-        if self.p < 0.001 { "< 0.001".to_owned() } else { format!("{:.3}", self.p) }
+        p_text(self.p)
     }
 
     /// The result in one sentence, `second` and `first` being the models' names.
@@ -111,21 +116,10 @@ impl Comparison {
 /// [`Error::Empty`] when there are none.
 pub fn compare(first: &[Score], second: &[Score], seed: u64) -> Result<Comparison> {
     let pairs = pair(first, second)?;
-    let n = pairs.len() as f64;
     let d: Vec<f64> = pairs.iter().map(|(a, b)| b.rate() - a.rate()).collect();
-    let difference = d.iter().sum::<f64>() / n;
-    let squares = d.iter().map(|d| (d - difference).powi(2)).sum::<f64>();
-    let standard_error = if pairs.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
-
-    let samples = pairs.iter().map(|(a, b)| a.samples.min(b.samples)).min().unwrap_or(1).max(1);
-    let weight2 = 1.0 / samples as f64;
-    let centre = d.iter().sum::<f64>() / (n + 2.0);
-    let second_moment = (d.iter().map(|d| d * d).sum::<f64>() + 2.0 * weight2) / (n + 2.0);
-    let error = ((second_moment - centre * centre).max(0.0) / (n + 2.0)).sqrt();
-    let quantile = if samples == 1 { Z_975 } else { t_quantile(0.975, n + 1.0) };
-    let lower = (centre - quantile * error).min(difference).max(-1.0);
-    let upper = (centre + quantile * error).max(difference).min(1.0);
-
+    let samples = pairs.iter().map(|(a, b)| a.samples.min(b.samples)).min().unwrap_or(1);
+    let mean = MeanDifference::of(&d, samples);
+    let MeanDifference { difference, lower, upper, standard_error, .. } = mean;
     let better = |holds: &dyn Fn(f64) -> bool| -> Vec<String> {
         pairs.iter().zip(&d).filter(|(_, d)| holds(**d)).map(|((a, _), _)| a.id.clone()).collect()
     };
@@ -133,12 +127,13 @@ pub fn compare(first: &[Score], second: &[Score], seed: u64) -> Result<Compariso
     let (p, test) = if pairs.iter().all(|(a, b)| a.samples == 1 && b.samples == 1) {
         (mcnemar(gained.len(), lost.len()), Test::McNemar)
     } else {
-        permutation(&pairs, &d, seed)
-    };
-    let conclusion = match () {
-        () if p < 0.05 && lower > 0.0 => Conclusion::Better,
-        () if p < 0.05 && upper < 0.0 => Conclusion::Worse,
-        () => Conclusion::NotDistinguishable,
+        // With a common denominator the differences are integers and the sums can be counted.
+        let all = || pairs.iter().flat_map(|(a, b)| [a.samples, b.samples]);
+        let counts = common_denominator(all()).map(|denominator| -> Vec<i64> {
+            let part = |score: &Score| (score.right * (denominator / score.samples.max(1))) as i64;
+            pairs.iter().map(|(a, b)| part(b) - part(a)).collect()
+        });
+        permutation(&d, counts.as_deref(), seed)
     };
     Ok(Comparison {
         problems: pairs.len(),
@@ -150,12 +145,53 @@ pub fn compare(first: &[Score], second: &[Score], seed: u64) -> Result<Compariso
         test,
         gained,
         lost,
-        detectable: (Z_975 + Z_80) * error,
-        conclusion,
+        detectable: (Z_975 + Z_80) * mean.error,
+        conclusion: Conclusion::of(p, lower, upper),
     })
 }
 
-fn pair<'a>(first: &'a [Score], second: &'a [Score]) -> Result<Vec<(&'a Score, &'a Score)>> {
+/// A mean of per-problem differences with its interval, as [`compare`] describes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct MeanDifference {
+    pub(super) difference: f64,
+    pub(super) lower: f64,
+    pub(super) upper: f64,
+    /// Deviation of d_i over sqrt(N); 0 for a single problem.
+    pub(super) standard_error: f64,
+    /// The standard error behind the interval.
+    error: f64,
+}
+
+impl MeanDifference {
+    /// Over differences in \[-1, 1\], one a problem, each of them the mean over `samples` or more.
+    pub(super) fn of(d: &[f64], samples: usize) -> Self {
+        let n = d.len() as f64;
+        let difference = d.iter().sum::<f64>() / n;
+        let squares = d.iter().map(|d| (d - difference).powi(2)).sum::<f64>();
+        let standard_error = if d.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
+        let weight2 = 1.0 / samples.max(1) as f64;
+        let centre = d.iter().sum::<f64>() / (n + 2.0);
+        let second_moment = (d.iter().map(|d| d * d).sum::<f64>() + 2.0 * weight2) / (n + 2.0);
+        let error = ((second_moment - centre * centre).max(0.0) / (n + 2.0)).sqrt();
+        let quantile = if samples <= 1 { Z_975 } else { t_quantile(0.975, n + 1.0) };
+        let lower = (centre - quantile * error).min(difference).max(-1.0);
+        let upper = (centre + quantile * error).max(difference).min(1.0);
+        Self { difference, lower, upper, standard_error, error }
+    }
+}
+
+impl Conclusion {
+    /// What p and an interval of the difference allow to say.
+    pub(super) fn of(p: f64, lower: f64, upper: f64) -> Self {
+        match () {
+            () if p < 0.05 && lower > 0.0 => Self::Better,
+            () if p < 0.05 && upper < 0.0 => Self::Worse,
+            () => Self::NotDistinguishable,
+        }
+    }
+}
+
+pub(super) fn pair<'a>(first: &'a [Score], second: &'a [Score]) -> Result<Vec<(&'a Score, &'a Score)>> {
     if first.is_empty() {
         return Err(Error::Empty("the first set of outcomes".to_owned()));
     }
@@ -178,20 +214,17 @@ pub fn mcnemar(gained: usize, lost: usize) -> f64 {
     (2.0 * fair_binomial_cdf(gained.min(lost), gained + lost)).min(1.0)
 }
 
-fn permutation(pairs: &[(&Score, &Score)], d: &[f64], seed: u64) -> (f64, Test) {
-    // With a common denominator the differences are integers and the sums can be counted.
-    let denominator = pairs
-        .iter()
-        .flat_map(|(a, b)| [a.samples, b.samples])
-        .try_fold(1usize, |common, samples| least_common_multiple(common, samples).filter(|common| *common <= 4096));
-    if let Some(denominator) = denominator {
-        let part = |score: &Score| (score.right * (denominator / score.samples.max(1))) as i64;
-        let counts: Vec<i64> = pairs.iter().map(|(a, b)| part(b) - part(a)).collect();
-        if let Some(p) = sign_flip_counts(&counts) {
-            return (p, Test::PermutationExact);
-        }
+/// Sign-flip p of the differences: exact where `counts`, the same over a common denominator, can be summed up in time.
+pub(super) fn permutation(d: &[f64], counts: Option<&[i64]>, seed: u64) -> (f64, Test) {
+    match counts.and_then(sign_flip_counts) {
+        Some(p) => (p, Test::PermutationExact),
+        None => (sign_flip(d, PATTERNS, seed), Test::PermutationSampled),
     }
-    (sign_flip(d, PATTERNS, seed), Test::PermutationSampled)
+}
+
+/// The least common multiple of numbers of samples; `None` above 4096.
+pub(super) fn common_denominator(mut samples: impl Iterator<Item = usize>) -> Option<usize> {
+    samples.try_fold(1usize, |common, samples| least_common_multiple(common, samples).filter(|common| *common <= 4096))
 }
 
 fn least_common_multiple(a: usize, b: usize) -> Option<usize> {

@@ -22,12 +22,12 @@ pub(super) struct Dots {
 
 /// Colours of series in the style sheet; further series begin again.
 pub(super) const COLOURS: usize = 4;
-const WIDTH: f64 = 520.0;
-const HEIGHT: f64 = 280.0;
-const LEFT: f64 = 52.0;
-const RIGHT: f64 = 16.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 42.0;
+pub(super) const WIDTH: f64 = 520.0;
+pub(super) const HEIGHT: f64 = 280.0;
+pub(super) const LEFT: f64 = 52.0;
+pub(super) const RIGHT: f64 = 16.0;
+pub(super) const TOP: f64 = 14.0;
+pub(super) const BOTTOM: f64 = 42.0;
 
 /// How x values are spread.
 #[derive(Clone, Copy, PartialEq)]
@@ -106,8 +106,8 @@ pub(super) fn lines(title: &str, x_label: &str, spread: Spread, unit: Unit, line
     svg + "</svg>"
 }
 
-/// Rows of values with their intervals on a common percent axis.
-pub(super) fn dots(title: &str, series: &[String], rows: &[Dots]) -> String {
+/// Rows of values with their intervals on a common percent axis, with a line at a share that means something.
+pub(super) fn dots(title: &str, series: &[String], rows: &[Dots], mark: Option<f64>) -> String {
     if rows.is_empty() {
         return String::new();
     }
@@ -115,7 +115,7 @@ pub(super) fn dots(title: &str, series: &[String], rows: &[Dots]) -> String {
     let left = 20.0 + 6.6 * longest as f64;
     let of_row = |row: &Dots| 14.0 + 16.0 * row.values.len().max(1) as f64;
     let height = TOP + rows.iter().map(of_row).sum::<f64>() + 30.0;
-    let highest = rows.iter().flat_map(|row| row.values.iter().map(|value| value.3)).fold(0.0, f64::max);
+    let highest = rows.iter().flat_map(|row| row.values.iter().map(|value| value.3)).chain(mark).fold(0.0, f64::max);
     let x_max = [0.1, 0.2, 0.4, 0.6, 0.8].into_iter().find(|end| *end >= highest).unwrap_or(1.0);
     let x = |value: f64| left + value / x_max * (WIDTH - left - RIGHT - 12.0);
     let mut svg = open(title, height);
@@ -124,6 +124,9 @@ pub(super) fn dots(title: &str, series: &[String], rows: &[Dots]) -> String {
         let at = x(*tick);
         let _ = write!(svg, r#"<line class="grid" x1="{at:.1}" x2="{at:.1}" y1="{TOP}" y2="{:.1}"/>"#, height - 28.0);
         text(&mut svg, at, height - 10.0, "middle", "tick", &number(*tick, Unit::Percent, &x_ticks));
+    }
+    if let Some(at) = mark.map(x) {
+        let _ = write!(svg, r#"<line class="mark" x1="{at:.1}" x2="{at:.1}" y1="{TOP}" y2="{:.1}"/>"#, height - 28.0);
     }
     let mut top = TOP;
     for row in rows {
@@ -198,23 +201,23 @@ pub(super) fn histogram(title: &str, x_label: &str, bins: &[Bin]) -> String {
     svg + "</svg>"
 }
 
-fn open(title: &str, height: f64) -> String {
+pub(super) fn open(title: &str, height: f64) -> String {
     let title = escape(title);
     format!(r#"<svg viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{title}">"#)
 }
 
-fn horizontal(svg: &mut String, y: f64, label: &str) {
+pub(super) fn horizontal(svg: &mut String, y: f64, label: &str) {
     let _ = write!(svg, r#"<line class="grid" x1="{LEFT}" x2="{}" y1="{y:.1}" y2="{y:.1}"/>"#, WIDTH - RIGHT);
     text(svg, LEFT - 8.0, y + 4.0, "end", "tick", label);
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, class: &str, words: &str) {
+pub(super) fn text(svg: &mut String, x: f64, y: f64, anchor: &str, class: &str, words: &str) {
     let words = escape(words);
     let _ = write!(svg, r#"<text class="{class}" x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{words}</text>"#);
 }
 
 /// Least and greatest, drawn apart when they are the same.
-fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(super) fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if high > low { (low, high) } else { (low - 0.5 * low.abs().max(0.1), high + 0.5 * high.abs().max(0.1)) }
 }
@@ -230,7 +233,7 @@ pub(super) fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
 }
 
 /// A tick's label, with as many decimals as its neighbours need.
-fn number(value: f64, unit: Unit, ticks: &[f64]) -> String {
+pub(super) fn number(value: f64, unit: Unit, ticks: &[f64]) -> String {
     let scale = if unit == Unit::Percent { 100.0 } else { 1.0 };
     let value = value * scale;
     let step = match ticks {

@@ -123,6 +123,7 @@ mod tests {
         let curve = Curve {
             name: "accuracy".into(),
             unit: String::new(),
+            figure: None,
             points: vec![point(0.0), point(10.0), Point::new(20.0, f64::NAN)],
         };
         let svg = figure("Held-out accuracy", std::slice::from_ref(&curve)).unwrap();

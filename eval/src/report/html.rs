@@ -5,11 +5,17 @@
 use serde_json::json;
 
 use super::chart::{COLOURS, Dots, Line, Spread, Unit, dots, histogram, lines};
-use super::table::{accuracy_rows, as_sentence, contamination_sentence, percent, range, sentences};
-use super::{Against, Curve, Entry, Report};
+use super::table::{accuracy_rows, percent, range, sentences};
+use super::{Against, Curve, Entry, Open, Report, win_rates};
 use crate::Result;
-use crate::metrics::{AtK, Conclusion, Estimate, Results, Wordings};
+use crate::metrics::{AtK, Conclusion, Estimate, Results};
 use crate::sample::Sample;
+
+mod benchmark;
+mod preference;
+mod win_rate;
+
+pub(super) use win_rate::comparison;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -26,16 +32,35 @@ pub fn html(report: &Report, samples: &[Vec<Sample>]) -> Result<String> {
     let mut body = header(report);
     body.push_str(&cards(report));
     body.push_str(&remarks(report));
+    body.push_str(&preference::section(report.preference.as_ref()));
+    body.push_str(&win_rate::section(&win_rates::of_report(report)));
     body.push_str(&figure_section(report));
-    body.push_str(&format!("<section><h2>Accuracy</h2>{}</section>", table(&accuracy_rows(report))));
-    for (at, entry) in report.benchmarks.iter().enumerate() {
-        body.push_str(&details(entry, at));
+    if !report.benchmarks.is_empty() {
+        body.push_str(&format!("<section><h2>Accuracy</h2>{}</section>", table(&accuracy_rows(report))));
     }
-    body.push_str(EXPLORER);
-    let data = sample_data(report, samples)?;
-    Ok(format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title><style>{STYLE}</style></head>\n<body><main>{body}</main>\n<script type=\"application/json\" id=\"data\">{data}</script>\n<script>{SCRIPT}</script></body></html>\n"
-    ))
+    if !report.open.is_empty() {
+        let rows = Open::rows(&report.open, &identity.label);
+        body.push_str(&format!("<section><h2>Open prompts</h2>{}", table(&rows)));
+        report.open.iter().for_each(|set| body.push_str(&benchmark::open_details(set)));
+        body.push_str("</section>");
+    }
+    for (at, entry) in report.benchmarks.iter().enumerate() {
+        body.push_str(&benchmark::details(entry, at));
+    }
+    let mut script = String::new();
+    if !report.benchmarks.is_empty() {
+        body.push_str(EXPLORER);
+        let data = sample_data(report, samples)?;
+        script = format!("\n<script type=\"application/json\" id=\"data\">{data}</script>\n<script>{SCRIPT}</script>");
+    }
+    Ok(page(&title, &body, &script))
+}
+
+/// A page of that title, which is escaped already.
+fn page(title: &str, body: &str, script: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title><style>{STYLE}</style></head>\n<body><main>{body}</main>{script}</body></html>\n"
+    )
 }
 
 /// Text as HTML text or attribute value.
@@ -132,6 +157,9 @@ fn cards(report: &Report) -> String {
             range(estimate)
         )
     };
+    if report.benchmarks.is_empty() {
+        return String::new();
+    }
     let mut out = String::from("<section class=\"cards\">");
     for entry in &report.benchmarks {
         let results = &entry.results;
@@ -157,8 +185,14 @@ fn remarks(report: &Report) -> String {
     let warnings = report.benchmarks.iter().flat_map(|entry| {
         entry.warnings.iter().map(move |warning| ("Warning", prose(&format!("{}: {warning}", entry.data.benchmark))))
     });
-    let list: String =
-        notes.chain(warnings).map(|(kind, text)| format!("<li><strong>{kind}</strong> {text}</li>")).collect();
+    let open = report.open.iter().flat_map(|set| {
+        set.warnings.iter().map(move |warning| ("Warning", prose(&format!("{}: {warning}", set.data.benchmark))))
+    });
+    let list: String = notes
+        .chain(warnings)
+        .chain(open)
+        .map(|(kind, text)| format!("<li><strong>{kind}</strong> {text}</li>"))
+        .collect();
     if list.is_empty() { String::new() } else { format!("<section class=\"remarks\"><ul>{list}</ul></section>") }
 }
 
@@ -194,7 +228,7 @@ fn figure_section(report: &Report) -> String {
                 .collect(),
         })
         .collect();
-    let mut figures = figure("Accuracy with 95 % intervals", &legend(&series), &dots("Accuracy", &series, &rows));
+    let mut figures = figure("Accuracy with 95 % intervals", &legend(&series), &dots("Accuracy", &series, &rows, None));
     for entry in &report.benchmarks {
         let name = &entry.data.benchmark;
         let series: Vec<String> = models(report, entry).iter().map(|(label, _)| (*label).to_owned()).collect();
@@ -226,28 +260,35 @@ fn figure_section(report: &Report) -> String {
                     Dots { label: group.clone(), values }
                 })
                 .collect();
-            let svg = dots(axis, &series, &rows);
+            let svg = dots(axis, &series, &rows, None);
             figures.push_str(&figure(&format!("{name}: by {}", axis.replace('_', " ")), &legend(&series), &svg));
         }
     }
-    for curve in &report.training {
-        figures.push_str(&figure(&title_of(curve), "", &curve_svg(curve)));
+    for curves in report.training.chunk_by(|a, b| a.figure.is_some() && a.figure == b.figure) {
+        let names: Vec<String> = curves.iter().map(|curve| curve.name.clone()).collect();
+        figures.push_str(&figure(&title_of(&curves[0]), &legend(&names), &curves_svg(curves)));
+    }
+    if figures.is_empty() {
+        return String::new();
     }
     format!("<section><h2>Figures</h2><div class=\"figures\">{figures}</div></section>")
 }
 
 fn title_of(curve: &Curve) -> String {
     let unit = if curve.unit.is_empty() { String::new() } else { format!(" ({})", curve.unit) };
-    format!("Training: {}{unit}", curve.name)
+    format!("Training: {}{unit}", curve.figure.as_ref().unwrap_or(&curve.name))
 }
 
-fn curve_svg(curve: &Curve) -> String {
+/// The curves of one figure.
+fn curves_svg(curves: &[Curve]) -> String {
     let point = |point: &super::Point| {
         [point.step, point.value, point.lower.unwrap_or(point.value), point.upper.unwrap_or(point.value)]
     };
-    let line = Line { name: curve.name.clone(), points: curve.points.iter().map(point).collect() };
-    let unit = if curve.name.contains("accuracy") { Unit::Percent } else { Unit::Plain };
-    lines(&curve.name, "step", Spread::Even, unit, &[line])
+    let line = |curve: &Curve| Line { name: curve.name.clone(), points: curve.points.iter().map(point).collect() };
+    let Some(first) = curves.first() else { return String::new() };
+    let title = first.figure.as_ref().unwrap_or(&first.name);
+    let unit = if title.contains("accuracy") { Unit::Percent } else { Unit::Plain };
+    lines(title, "step", Spread::Even, unit, &curves.iter().map(line).collect::<Vec<_>>())
 }
 
 fn legend(series: &[String]) -> String {
@@ -286,173 +327,6 @@ fn table(rows: &[Vec<String>]) -> String {
     };
     let body: String = body.iter().map(|row| line(row, "td")).collect();
     format!("<div class=\"scroll\"><table><thead>{}</thead><tbody>{body}</tbody></table></div>", line(head, "th"))
-}
-
-fn details(entry: &Entry, at: usize) -> String {
-    let (data, protocol, results) = (&entry.data, &entry.protocol, &entry.results);
-    let mut out = format!("<section><h2>{}</h2>", escape(&data.benchmark));
-    out.push_str(&format!(
-        "<p>{} problems from {}. <span class=\"quiet\">SHA-256 <code>{}</code>. {}</span></p>",
-        data.items,
-        escape(&data.source),
-        escape(&data.sha256),
-        escape(&as_sentence(&data.note))
-    ));
-    if let Some(found) = &data.contamination {
-        out.push_str(&format!("<p>{}</p>", prose(&contamination_sentence(found))));
-    }
-    let text = |words: &str| words.to_owned();
-    let mut rows = vec![vec![text("quantity"), text("value")]];
-    let mut put = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
-    let lengths = &results.lengths;
-    put("accuracy among finished", results.accuracy_finished.map_or(text("none finished"), percent));
-    put("truncated", percent(results.truncated.share));
-    put("without an answer", percent(results.no_answer.share));
-    put("unparsable", percent(results.unparsable.share));
-    put("grader timeouts", percent(results.grader_timeout.share));
-    put(
-        "tokens: mean, median, 95th centile",
-        format!("{:.0}, {:.0}, {:.0}", lengths.mean, lengths.median, lengths.p95),
-    );
-    put(
-        "tokens for a right answer",
-        results.tokens_per_right.map_or(text("none right"), |tokens| format!("{tokens:.0}")),
-    );
-    if let Some(base) = entry.against.first() {
-        let found = &base.comparison;
-        put(&format!("problems gained on {}", base.label), found.gained.len().to_string());
-        put(&format!("problems lost to {}", base.label), found.lost.len().to_string());
-        put("least difference found four times in five", format!("{:.1} points", 100.0 * found.detectable));
-    }
-    out.push_str("<div class=\"columns\">");
-    out.push_str(&table(&rows));
-    if results.samples > 1 {
-        let head = ["k", "pass@k", "maj@k", "mG-Pass@k"].map(String::from).to_vec();
-        let cell = |curve: &[AtK], k: usize| {
-            let found = curve.iter().find(|at| at.k == k);
-            found.map_or(String::new(), |at| percent(at.estimate.value))
-        };
-        let row = |at: &AtK| {
-            vec![
-                at.k.to_string(),
-                percent(at.estimate.value),
-                cell(&results.majority, at.k),
-                cell(&results.mg_pass, at.k),
-            ]
-        };
-        out.push_str(&table(&std::iter::once(head).chain(results.pass.iter().map(row)).collect::<Vec<_>>()));
-    }
-    out.push_str("</div>");
-    if entry.sensitivity.len() > 1 {
-        out.push_str(&format!(
-            "<details><summary>The same completions under other graders</summary>{}</details>",
-            table(&grader_rows(entry))
-        ));
-    }
-    if let Some(found) = &entry.wordings {
-        out.push_str(&format!("<h3 class=\"part\">Under other wordings</h3>{}", table(&wording_rows(found))));
-    }
-    let sampling: Vec<String> = protocol.sampling.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    let tokens = |tokens: &[super::Token]| -> String {
-        let one = |token: &super::Token| {
-            format!("<code class=\"token\" title=\"id {}\">{}</code>", token.id, escape(&format!("{:?}", token.text)))
-        };
-        tokens.iter().map(one).collect::<Vec<_>>().join(" ")
-    };
-    let mut asked = format!(
-        "<p>Form: {}; worked examples: {}; {}; at most {} tokens; grader: <code>{}</code>.</p>",
-        escape(&protocol.form),
-        protocol.shots,
-        escape(&if sampling.is_empty() { text("greedy") } else { sampling.join(", ") }),
-        protocol.max_tokens,
-        escape(&protocol.grader)
-    );
-    if let Some(tokens) = protocol.told {
-        asked.push_str(&format!("<p>The prompts told a length of {tokens} tokens.</p>"));
-    }
-    if let Some(system) = &protocol.system {
-        asked.push_str(&format!("<p>System prompt: {}</p>", escape(system)));
-    }
-    if !protocol.stop.is_empty() {
-        let stops: Vec<String> =
-            protocol.stop.iter().map(|stop| format!("<code>{}</code>", escape(&format!("{stop:?}")))).collect();
-        asked.push_str(&format!("<p>A completion also ends at {}.</p>", stops.join(", ")));
-    }
-    if !protocol.rendered.is_empty() {
-        asked.push_str(&format!("<pre>{}</pre>", escape(&protocol.rendered)));
-    }
-    if !protocol.first_tokens.is_empty() {
-        asked.push_str(&format!(
-            "<p>First tokens: {}</p><p>Last tokens: {}</p>",
-            tokens(&protocol.first_tokens),
-            tokens(&protocol.last_tokens)
-        ));
-    }
-    let open = if at == 0 { " open" } else { "" };
-    out.push_str(&format!("<details{open}><summary>How it was asked</summary>{asked}</details>"));
-    if !results.refused.is_empty() {
-        let head = ["refused answer", "reference", "reason", "times"].map(String::from).to_vec();
-        let row = |refused: &crate::metrics::Refused| {
-            vec![
-                refused.extracted.clone(),
-                refused.answer.clone(),
-                refused.reason.replace('_', " "),
-                refused.count.to_string(),
-            ]
-        };
-        let rows: Vec<Vec<String>> = std::iter::once(head).chain(results.refused.iter().map(row)).collect();
-        out.push_str(&format!("<details><summary>Most frequent refused answers</summary>{}</details>", table(&rows)));
-    }
-    if !entry.failures.is_empty() {
-        let failures: String = entry.failures.iter().map(failure).collect();
-        out.push_str(&format!("<details><summary>Telling failures</summary>{failures}</details>"));
-    }
-    out + "</section>"
-}
-
-fn failure(sample: &Sample) -> String {
-    let extracted = sample.verdict.extracted.as_deref().unwrap_or("nothing");
-    let others = match sample.accepted_by.is_empty() {
-        true => String::new(),
-        false => format!("; accepted by {}", sample.accepted_by.join(", ")),
-    };
-    format!(
-        "<p>Problem {}: <code>{}</code> for <code>{}</code>, {}{}</p><pre>{}</pre>",
-        escape(&sample.completion.item),
-        escape(extracted),
-        escape(&sample.answer),
-        escape(&sample.verdict.reason.replace('_', " ")),
-        escape(&others),
-        escape(&sample.completion.text)
-    )
-}
-
-/// The same completions under each grader.
-fn grader_rows(entry: &Entry) -> Vec<Vec<String>> {
-    let head = ["grader", "accuracy", "95 % interval", "accepts more", "refuses more"].map(String::from).to_vec();
-    let row = |mode: &crate::sensitivity::Mode| {
-        vec![
-            mode.name.clone(),
-            percent(mode.accuracy.value),
-            range(&mode.accuracy),
-            mode.accepts_more.to_string(),
-            mode.refuses_more.to_string(),
-        ]
-    };
-    std::iter::once(head).chain(entry.sensitivity.iter().map(row)).collect()
-}
-
-fn wording_rows(found: &Wordings) -> Vec<Vec<String>> {
-    let mut rows = vec![["instruction", "accuracy", "95 % interval"].map(String::from).to_vec()];
-    let row = |name: &str, estimate: &Estimate| vec![name.to_owned(), percent(estimate.value), range(estimate)];
-    rows.extend(found.each.iter().map(|wording| row(&wording.instruction, &wording.accuracy)));
-    rows.push(row("mean over wordings", &found.mean));
-    rows.push(vec![
-        "worst, and spread".to_owned(),
-        percent(found.worst),
-        format!("{:.1} points", 100.0 * found.spread),
-    ]);
-    rows
 }
 
 /// The samples as JSON that cannot end its script element, at most [`SAMPLE_BYTES`] of it.

@@ -1,7 +1,8 @@
 //! `report.md`: the report as a page for a repository or a pull request.
 
+use super::comparison::markdown_win_rates;
 use super::table::{accuracy_rows, as_sentence, contamination_sentence, percent, range, sentences};
-use super::{Entry, Report};
+use super::{Entry, Open, Report, win_rates};
 use crate::metrics::{AtK, Estimate};
 
 /// The report in Markdown.
@@ -32,11 +33,18 @@ pub fn markdown(report: &Report) -> String {
     }
     let warnings =
         report.benchmarks.iter().flat_map(|entry| entry.warnings.iter().map(move |warning| (entry, warning)));
-    for (entry, warning) in warnings {
-        out.push_str(&format!("> Warning: {}: {}\n\n", entry.data.benchmark, prose(warning)));
+    let warnings = warnings.map(|(entry, warning)| (&entry.data.benchmark, warning));
+    let open = report.open.iter().flat_map(|set| set.warnings.iter().map(|warning| (&set.data.benchmark, warning)));
+    for (benchmark, warning) in warnings.chain(open) {
+        out.push_str(&format!("> Warning: {benchmark}: {}\n\n", prose(warning)));
     }
-    out.push_str(&rows(&accuracy_rows(report)));
-    out.push_str("\nAccuracy is avg@n, which estimates pass@1; intervals are clustered by problem.\n");
+    if !report.benchmarks.is_empty() {
+        out.push_str(&rows(&accuracy_rows(report)));
+        out.push_str("\nAccuracy is avg@n, which estimates pass@1; intervals are clustered by problem.\n");
+    }
+    if !report.open.is_empty() {
+        out.push_str(&format!("\n{}", rows(&Open::rows(&report.open, &identity.label))));
+    }
     if let Some(overall) = &report.overall {
         out.push_str(&format!(
             "\nMean over benchmarks {} ({}), over problems {} ({}).\n",
@@ -45,6 +53,15 @@ pub fn markdown(report: &Report) -> String {
             percent(overall.micro_mean.value),
             range(&overall.micro_mean)
         ));
+    }
+    out.push_str(&markdown_win_rates(&win_rates::of_report(report)));
+    if let Some(found) = &report.preference {
+        out.push_str(&format!("\n## Preferences\n\n{}\n", escape(&found.sentence())));
+        for table in [found.rows(), found.flip_rows(), found.audit_rows()] {
+            if !table.is_empty() {
+                out.push_str(&format!("\n{}", rows(&table)));
+            }
+        }
     }
     for entry in &report.benchmarks {
         out.push_str(&section(entry));
@@ -174,7 +191,7 @@ pub(super) fn rows(rows: &[Vec<String>]) -> String {
 }
 
 /// Text that stays text in Markdown.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
@@ -190,7 +207,7 @@ fn escape(text: &str) -> String {
 }
 
 /// Our own words, in which backticks mark code: all is text but those.
-fn prose(text: &str) -> String {
+pub(super) fn prose(text: &str) -> String {
     let parts: Vec<&str> = text.split('`').collect();
     if parts.len().is_multiple_of(2) {
         return escape(text);

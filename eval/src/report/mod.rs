@@ -3,7 +3,7 @@
 //! `report.json` is the structure itself, `report.md` and `report.html` are for people, `summary.json` for scripts,
 //! and lm-evaluation-harness's results and samples files for tools that know those.
 
-use crate::metrics::{Results, Score, compare, estimate, macro_mean};
+use crate::metrics::{Results, Score, WinRate, compare, estimate, macro_mean};
 use crate::sample::Sample;
 use crate::sensitivity::{self, Mode, applicable, spread};
 use crate::{Error, Result};
@@ -11,21 +11,30 @@ use crate::{Error, Result};
 mod asked;
 mod chart;
 mod compare;
+mod comparison;
 mod figure;
 mod harness;
 mod html;
 mod markdown;
+mod open;
+mod pair_charts;
+mod preference;
 mod schema;
 mod summary;
 mod table;
+mod win_rates;
 mod written;
 
 pub use asked::Asked;
 pub use compare::{Compared, compare_reports};
+pub use comparison::{comparison_table, write_comparison};
 pub use figure::{figure, write_figure};
 pub use harness::{harness_results, harness_samples};
 pub use html::{SAMPLE_BYTES, html};
 pub use markdown::markdown;
+pub use open::{Open, OpenAgainst};
+pub use pair_charts::{histogram_figure, scatter_figure};
+pub use preference::{AuditLine, Dot, Flip, Histogram, PairAccuracy, Preference, Quantity, Scatter, Series};
 pub use schema::{Against, Curve, Data, Entry, Identity, Other, Overall, Point, Protocol, Report, SCHEMA, Token};
 pub use summary::{Row, Side, Summary, summary};
 pub use table::{columns, table};
@@ -56,7 +65,8 @@ impl Entry {
             self.failures = failures(samples, &comparison.lost, FAILURES);
         }
         let Other { label, results, sensitivity, differences } = other;
-        self.against.push(Against { label, results, sensitivity, comparison, differences });
+        let win_rates = vec![WinRate::by_verdict(&results, &self.results, &comparison)?];
+        self.against.push(Against { label, results, sensitivity, comparison, win_rates, differences });
         Ok(())
     }
 }
@@ -157,9 +167,21 @@ impl Report {
     ///
     /// Errors: [`Error::Empty`] without a benchmark.
     pub fn new(identity: Identity, benchmarks: Vec<Entry>) -> Result<Self> {
+        Self::with(identity, benchmarks, Vec::new(), None)
+    }
+
+    /// The same with sets of open prompts and what became of held-out pairs; any of the three is enough.
+    ///
+    /// Errors: [`Error::Empty`] without any.
+    pub fn with(
+        identity: Identity,
+        benchmarks: Vec<Entry>,
+        open: Vec<Open>,
+        preference: Option<Preference>,
+    ) -> Result<Self> {
         let overall = match benchmarks.len() {
-            0 => return Err(Error::Empty("the report".to_owned())),
-            1 => None,
+            0 if open.is_empty() && preference.is_none() => return Err(Error::Empty("the report".to_owned())),
+            0 | 1 => None,
             _ => {
                 let parts: Vec<_> = benchmarks.iter().map(|entry| entry.results.accuracy).collect();
                 let rates: Vec<f64> =
@@ -169,7 +191,8 @@ impl Report {
             }
         };
         let schema = SCHEMA.to_owned();
-        Ok(Self { schema, identity, overall, benchmarks, training: Vec::new(), notes: Vec::new() })
+        let (training, notes) = (Vec::new(), Vec::new());
+        Ok(Self { schema, identity, overall, benchmarks, open, preference, training, notes })
     }
 
     /// Reads `report.json`.

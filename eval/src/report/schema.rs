@@ -6,8 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::open::Open;
+use super::preference::Preference;
 use crate::contamination::Contamination;
-use crate::metrics::{Comparison, Estimate, Results, Wordings};
+use crate::metrics::{Comparison, Estimate, Results, WinRate, Wordings};
 use crate::sample::Sample;
 use crate::sensitivity::Mode;
 
@@ -25,6 +27,12 @@ pub struct Report {
     pub overall: Option<Overall>,
     /// A benchmark each.
     pub benchmarks: Vec<Entry>,
+    /// Sets of prompts without reference answers, which only a judge can decide.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<Open>,
+    /// What a run on preferences did to held-out pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<Preference>,
     /// Curves of the training run that led here.
     #[serde(default)]
     pub training: Vec<Curve>,
@@ -181,6 +189,9 @@ pub struct Against {
     pub sensitivity: Vec<Mode>,
     /// This report's model compared with it: positive when this report's is better.
     pub comparison: Comparison,
+    /// How often this report's model beats it, by verdict and where a judge was asked by judge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub win_rates: Vec<WinRate>,
     /// What of the asking differs, each as `temperature 1, not 0`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<String>,
@@ -207,6 +218,9 @@ pub struct Curve {
     /// Its unit, empty for none.
     #[serde(default)]
     pub unit: String,
+    /// Title of the figure that it shares with the curves of the same title; `None` has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figure: Option<String>,
     /// Its points by rising step.
     pub points: Vec<Point>,
 }

@@ -1,6 +1,6 @@
 //! The report on a terminal: aligned columns, no colour, no line wider than its longest cell makes it.
 
-use super::{Against, Entry, Report};
+use super::{Against, Entry, Open, Report, win_rates};
 use crate::contamination::Contamination;
 use crate::metrics::{AtK, Estimate};
 
@@ -145,7 +145,14 @@ pub(super) fn sentences(report: &Report) -> Vec<(String, &Against)> {
 
 /// The report for a terminal, in lines that end in a line break.
 pub fn table(report: &Report) -> String {
-    let mut out = columns(&narrow(report, accuracy_rows(report)));
+    let mut out = match report.benchmarks.is_empty() {
+        true => String::new(),
+        false => columns(&narrow(report, accuracy_rows(report))),
+    };
+    if !report.open.is_empty() {
+        let gap = if out.is_empty() { "" } else { "\n" };
+        out.push_str(&format!("{gap}{}", columns(&Open::rows(&report.open, &report.identity.label))));
+    }
     if let Some(overall) = &report.overall {
         let of =
             |name: &str, estimate: &Estimate| format!("{name} {} ({})\n", percent(estimate.value), range(estimate));
@@ -179,12 +186,21 @@ pub fn table(report: &Report) -> String {
             }
         }
     }
+    let lines = win_rates::of_report(report);
+    if !lines.is_empty() {
+        out.push_str(&format!("\n{}", columns(&win_rates::rows(&lines))));
+    }
+    for line in lines.iter().filter(|line| line.rate.judging.is_some()) {
+        out.push_str(&format!("{}\n", line.sentence()));
+        line.remark().iter().for_each(|remark| out.push_str(&format!("  {remark}\n")));
+    }
     for note in &report.notes {
         out.push_str(&format!("\nnote: {note}\n"));
     }
-    for entry in &report.benchmarks {
-        for warning in &entry.warnings {
-            out.push_str(&format!("\nwarning: {}: {warning}\n", entry.data.benchmark));
+    let graded = report.benchmarks.iter().map(|entry| (&entry.data.benchmark, &entry.warnings));
+    for (benchmark, warnings) in graded.chain(report.open.iter().map(|set| (&set.data.benchmark, &set.warnings))) {
+        for warning in warnings {
+            out.push_str(&format!("\nwarning: {benchmark}: {warning}\n"));
         }
     }
     out

@@ -13,7 +13,7 @@ use crate::model::decoder::Keep;
 use crate::rollout::{self, Sampling};
 use crate::train::account::say;
 use crate::train::checkpoint::{self, State};
-use crate::train::evaluate::{self, Examiner, line};
+use crate::train::evaluate::{self, Examiner, Sat, line};
 use crate::train::folder::RunFolder;
 use crate::train::inputs::{Inputs, Reach, check_pool};
 use crate::train::learner::Learner;
@@ -100,20 +100,20 @@ impl<'a> Run<'a> {
 
     /// The base model's results: measured before the first step, on a fresh copy in a resumed run; none when the run
     /// was asked to stop meanwhile.
-    pub(super) fn base(&mut self, examiner: &Examiner, folder: &RunFolder) -> Result<Vec<evaluate::Outcome>> {
-        let outcomes = if self.state.step == 0 {
+    pub(super) fn base(&mut self, examiner: &Examiner, folder: &RunFolder) -> Result<Sat> {
+        let base = if self.state.step == 0 {
             examiner.sit_base(&self.policy, folder)?
         } else {
             let mut fresh = Policy::load(&self.config.model, &self.config.data)?;
             fresh.keep = self.policy.keep;
             examiner.sit_base(&fresh, folder)?
         };
-        let Some(outcomes) = outcomes else { return Ok(Vec::new()) };
-        outcomes.iter().for_each(|o| say(&format!("      base  {}", line(o))));
-        if self.state.step == 0 {
-            self.evaluated(&outcomes)?;
+        let Some(base) = base else { return Ok(Sat::default()) };
+        base.lines().iter().for_each(|line| say(&format!("      base  {line}")));
+        if self.state.step == 0 && !base.graded.is_empty() {
+            self.evaluated(&base.graded)?;
         }
-        Ok(outcomes)
+        Ok(base)
     }
 
     /// A test between steps; whether this step is the best so far.
