@@ -103,7 +103,7 @@ fn a_side_with_no_prompt_left_takes_the_nearest_and_says_so_or_stops() {
     more.record(0, &visit, 16, 0);
     more.record(1, &[true; 16], 16, 0);
     let chosen = choose(stage.as_mut(), &more, 2);
-    assert_eq!(chosen, [3, 4], "6 and 10 of 16 stand for both sides; the solved and the unsolved prompt never do");
+    assert_eq!(chosen, [0, 4], "the nearest by their fading means; the solved and the unsolved prompt never stand in");
     assert_eq!(stage.accept(&draw(&chosen, &[2, 3])).unwrap().metrics.get("substitutes"), Some(2.0));
     end_of_step(stage.as_mut());
     success.record(1, &[true; 16], 16, 0);
