@@ -40,7 +40,7 @@ pub use optim::{OptimConfig, RadiusConfig, Schedule, SpikeConfig};
 pub use rollout::{DiscreteConfig, RolloutConfig, SoftConfig};
 pub use run::RunConfig;
 pub use shape::{Form, Key, Shape, Variant, schema};
-pub use train::{OfflineConfig, OnlineConfig, TrainConfig};
+pub use train::{OfflineConfig, OnlineConfig, RegenerateConfig, TrainConfig};
 
 /// A run of candlewick: what to train, on what, how, and how to judge it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -116,8 +116,8 @@ pub struct Online<'a> {
     pub train: OnlineConfig,
 }
 
-/// The sections of a run on given examples.
-#[derive(Debug, Clone, Copy)]
+/// The sections of a run on given examples, or on pairs that it makes between epochs.
+#[derive(Debug, Clone)]
 pub struct Offline {
     /// Optimiser steps, if the run has a limit other than its epochs.
     pub steps: Option<usize>,
@@ -125,12 +125,19 @@ pub struct Offline {
     pub train: OfflineConfig,
 }
 
+impl Offline {
+    /// Whether it learns from the answers that the data give; otherwise from the policy's own alone.
+    pub fn reads_given_answers(&self) -> bool {
+        self.train.regenerate.as_ref().is_none_or(|r| r.start_epoch > 0)
+    }
+}
+
 /// The two kinds of run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Kind<'a> {
-    /// Samples completions from the policy.
+    /// Samples completions from the policy in every step.
     Online(Online<'a>),
-    /// Learns from examples as they are.
+    /// Learns from examples, given ones or pairs made between epochs.
     Offline(Offline),
 }
 
@@ -143,8 +150,8 @@ impl Config {
         static NO_REWARD: std::sync::OnceLock<RewardsConfig> = std::sync::OnceLock::new();
         let reward = self.reward.as_ref().unwrap_or_else(|| NO_REWARD.get_or_init(RewardsConfig::default));
         let (Some(prompts), Some(budget), Some(rollout)) = (&self.prompts, &self.budget, &self.rollout) else {
-            let train = match self.train {
-                Some(TrainConfig::Offline(train)) => train,
+            let train = match &self.train {
+                Some(TrainConfig::Offline(train)) => train.clone(),
                 _ => OfflineConfig::default(),
             };
             return Kind::Offline(Offline { steps: self.run.steps, train });

@@ -25,6 +25,11 @@ pub enum Outcome {
         /// Mean accuracy over the benchmarks.
         accuracy: f64,
     },
+    /// The pairs that are trained on were made anew; those before are not seen again.
+    Renewed {
+        /// Number of the first new pair; older ones have lower numbers.
+        first_pair: usize,
+    },
 }
 
 /// A stage that remembers something.

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 use candlewick::config::{Config, Kind, Offline, Online};
+use candlewick::data::Dataset;
 use candlewick::model::memory::{self, Models, size};
 use candlewick::model::spec::DecoderSpec;
 use candlewick::train::inputs::{self, Inputs, Reach};
@@ -108,7 +109,22 @@ fn offline_arithmetic(config: &Config, offline: &Offline, inputs: &Inputs) -> (V
         run.push(line(steps * offline.train.batch_size, "examples at most", ""));
     }
     run.extend(teacher_on_disk(config, inputs));
+    run.extend(own_answers(offline, inputs.dataset.as_ref().map(Dataset::len)));
     (step, run)
+}
+
+/// The answers that pairs are made of between epochs, where the data have so many `prompts`.
+fn own_answers(offline: &Offline, prompts: Option<usize>) -> Vec<Vec<String>> {
+    let Some(settings) = &offline.train.regenerate else { return Vec::new() };
+    let times = (0..offline.train.epochs).filter(|&epoch| settings.is_due(epoch)).count();
+    let mut lines = vec![line(times, "regenerations of pairs", "train.offline.regenerate, within the epochs above")];
+    if let Some(prompts) = prompts {
+        let why = format!("of each: {prompts} rows of data, {} samples each", settings.samples);
+        lines.push(line(prompts * settings.samples, "answers at most", why));
+        let tokens = prompts * settings.samples * settings.limit;
+        lines.push(line(tokens, "new tokens at most", format!("{} an answer", settings.limit)));
+    }
+    lines
 }
 
 /// What a teacher's tokens take in the output folder.

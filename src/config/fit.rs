@@ -5,6 +5,7 @@
 //! tell is in [`values`].
 
 mod online;
+mod regenerate;
 
 use std::path::Path;
 
@@ -38,7 +39,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     if is_online {
         online::check(config, &stages, &mut findings);
     } else {
-        offline(config, &mut findings);
+        offline(config, &stages, &mut findings);
         findings.extend(stages.objective.refuses_given_examples().iter().map(impossible));
     }
     data(config, &mut findings);
@@ -62,6 +63,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         Kind::Offline(offline) => (offline.steps, 1),
     };
     lines.extend(steps.and_then(|steps| config.optim.long_warmup(steps * updates)));
+    lines.extend(regenerate::warning(config));
     if let Kind::Online(online) = config.kind()
         && objective.is_some_and(|o| o.compares_within_group())
         && online.train.epochs * online.train.minibatches == 1
@@ -140,14 +142,21 @@ fn stage(name: &str, variant: Option<&str>) -> String {
     format!("{name}.{}", variant.unwrap_or_default())
 }
 
-/// A run on given examples: nothing that samples or scores may be there.
-fn offline(config: &Config, findings: &mut Vec<Finding>) {
+/// A run on given examples: nothing that samples or scores in every step may be there.
+fn offline(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
     let objective = config.objective.variant();
+    let regenerates = match &config.train {
+        Some(TrainConfig::Offline(train)) => train.regenerate.as_ref().map(|settings| (settings, train)),
+        _ => None,
+    };
+    if let Some((settings, train)) = regenerates {
+        regenerate::check(config, settings, train, stages, findings);
+    }
     let sections = [
         ("prompts", config.prompts.is_some()),
         ("budget", config.budget.is_some()),
         ("rollout", config.rollout.is_some()),
-        ("reward", config.reward.is_some()),
+        ("reward", config.reward.is_some() && regenerates.is_none()),
         ("advantage", config.advantage.is_some()),
         ("credit", config.credit.is_some()),
         ("train.online", matches!(config.train, Some(TrainConfig::Online(_)))),

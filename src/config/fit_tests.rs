@@ -320,3 +320,58 @@ fn a_reference_that_moves_is_the_policys_own_and_whole() {
     assert!(with(&["model.reference={ sync_steps = 8, path = 'other' }"]).contains("the policy's own checkpoint"));
     assert!(with(&["model.reference.sync_steps=8", "model.lora.rank=4"]).contains("full fine-tuning"));
 }
+
+const REGENERATING: &str = r#"
+[model]
+path = "model"
+[data]
+train = "prompts.jsonl"
+[reward.math]
+[objective.simpo]
+[train.offline]
+epochs = 3
+[train.offline.regenerate]
+"#;
+
+#[test]
+fn own_pairs_need_rewards_an_objective_and_an_epoch() {
+    for set in ["objective.power_dl={}", "objective.orpo={}", "objective.cpo={}"] {
+        Config::parse("run.toml", REGENERATING, &[set.into()]).unwrap_or_else(|e| panic!("{e}"));
+    }
+    for (set, message) in [
+        ("objective.sft={}", "[train.offline.regenerate] makes pairs, and objective `sft` learns from demonstrations"),
+        (
+            "objective.reward_model={}",
+            "[train.offline.regenerate] makes pairs, and objective `reward_model` trains a model that scores answers and gives none",
+        ),
+        ("train.offline.regenerate.start_epoch=3", "comes after the last epoch, 2 (the first is 0)"),
+        ("train.offline.max_length=256", "answers of up to 256 tokens leave no room for a prompt"),
+        ("train.offline.regenerate.weights={ format = 1.0 }", "which has no section: add [reward.format]"),
+        ("train.offline.regenerate.weights={ math = 0.0 }", "gives every reward the weight 0"),
+        ("train.offline.regenerate.temperature=0.0", "all answers to a prompt are the same"),
+        ("train.offline.regenerate.min_margin=-1.0", "it is 0 or above"),
+        ("train.offline.regenerate.weights={ math = inf }", "a weight is a number"),
+        ("train.offline.regenerate.top_p=0.0", "up to 1"),
+        ("train.offline.regenerate.samples=1", ">= 2"),
+        ("reward.length={}", "pays for a length that nothing states: set its `target`"),
+    ] {
+        let found = refused(REGENERATING, &[set]);
+        assert!(found.contains(message), "{set}: {found}");
+    }
+    let message = refused(&without(REGENERATING, "reward.math"), &[]);
+    assert_eq!(message, "missing section [reward]: [train.offline.regenerate] ranks answers by rewards");
+    let given = REGENERATING.replace("[train.offline.regenerate]", "");
+    assert!(refused(&given, &[]).starts_with("nothing reads [reward]"));
+    let steps = ["run.steps=9".to_owned(), "train.offline.regenerate.start_epoch=3".to_owned()];
+    Config::parse("run.toml", REGENERATING, &steps).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn labels_that_never_move_are_told() {
+    let notes = |every: &str| {
+        let sets = ["objective.power_dl={}".to_owned(), format!("train.offline.regenerate.every_epochs={every}")];
+        Config::parse("run.toml", REGENERATING, &sets).unwrap().notes
+    };
+    let is_told = |notes: &[String]| notes.iter().any(|line| line.contains("labels start anew"));
+    assert!(is_told(&notes("1")) && !is_told(&notes("2")) && !is_told(&notes("0")));
+}

@@ -1,7 +1,7 @@
 //! Whether each value of the sections that stand in this folder is possible.
 
 use super::load::{Finding, nearest};
-use super::{Config, Device, DiscreteConfig, Dtype, EvalConfig, RolloutConfig, Schedule, SoftConfig};
+use super::{Config, Device, DiscreteConfig, Dtype, EvalConfig, RolloutConfig, Schedule, SoftConfig, TrainConfig};
 use crate::model::lora::TARGETS;
 
 /// Every value that can never work.
@@ -11,6 +11,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     model(config, &mut values);
     rollout(config, &mut values);
     optim(config, &mut values);
+    regenerate(config, &mut values);
     eval(&config.eval, &mut values);
     values.0
 }
@@ -133,6 +134,22 @@ fn rollout(config: &Config, values: &mut Values) {
     if let Some(config) = &config.eval.soft {
         soft(config, "eval.soft", values);
     }
+}
+
+/// Answers that pairs are made of differ, or nothing can be told of them.
+fn regenerate(config: &Config, values: &mut Values) {
+    let Some(TrainConfig::Offline(train)) = &config.train else { return };
+    let Some(settings) = &train.regenerate else { return };
+    let section = "train.offline.regenerate";
+    let at = |key: &str| format!("{section}.{key}");
+    let temperature = settings.temperature;
+    let rule = "at 0 all answers to a prompt are the same: set it above 0, such as 0.8";
+    values.require(&at("temperature"), temperature, temperature > 0.0, rule);
+    values.require(&at("min_margin"), settings.min_margin, settings.min_margin >= 0.0, "it is 0 or above");
+    for (name, &weight) in &settings.weights {
+        values.require(&at(&format!("weights.{name}")), weight, true, "a weight is a number");
+    }
+    answer(&settings.sampling(), section, values);
 }
 
 /// The first reason why soft thinking cannot work as it is set.

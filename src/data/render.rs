@@ -22,6 +22,14 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// A prompt and an answer to be learnt.
+    pub fn of_answer(prompt: &[u32], answer: &[u32]) -> Self {
+        let mut tokens = Self::default();
+        tokens.push(prompt, false);
+        tokens.push(answer, true);
+        tokens
+    }
+
     /// The ids before the first one that is to be learnt.
     pub fn prompt_len(&self) -> usize {
         self.learnt.iter().position(|&learnt| learnt).unwrap_or(self.ids.len())
@@ -266,12 +274,9 @@ impl Renderer {
             }
             _ => bail!("prompt and completion must both be plain text or both be messages"),
         };
-        let mut tokens = Tokens::default();
-        tokens.push(&self.prompt(prompt)?, false);
         let mut ids = self.continuation(&self.text(prompt)?, &text)?;
         self.end(&mut ids)?;
-        tokens.push(&ids, true);
-        Ok(tokens)
+        Ok(Tokens::of_answer(&self.prompt(prompt)?, &ids))
     }
 
     fn whole_text(&self, text: &str) -> Result<Tokens> {

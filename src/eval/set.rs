@@ -39,7 +39,8 @@ impl Training {
         let mut search = Search::new(problems);
         let mut rows = self.0.iter();
         loop {
-            let texts: Vec<String> = rows.by_ref().take(ROWS).map(|row| Ok(text(row?.as_ref()))).collect::<Result<_>>()?;
+            let texts: Vec<String> =
+                rows.by_ref().take(ROWS).map(|row| Ok(text(row?.as_ref()))).collect::<Result<_>>()?;
             if texts.is_empty() {
                 return Ok(search);
             }

@@ -23,6 +23,8 @@ const WEIGHTS: &str = "weights";
 const TOKENIZER_BYTES: u64 = 900;
 /// Room of a growing cache relative to what it holds: it doubles when it is full.
 const CACHE_GROWTH: f64 = 1.4;
+/// Rows that are decoded together where pairs are made between epochs.
+const PAIR_ROWS: usize = 256;
 /// Rows that an evaluation decodes together.
 const EVALUATION_ROWS: usize = 128;
 /// Tokens of an evaluation's completions where neither it nor the budget says.
@@ -43,7 +45,8 @@ impl Lengths {
     /// Where the data cannot be looked at: the config's limit, or a default.
     pub fn assumed(config: &Config) -> Self {
         let prompt = config.data.max_prompt_tokens.unwrap_or(PROMPT_TOKENS);
-        let length = if matches!(config.kind(), Kind::Offline(_)) { 2 * prompt } else { prompt };
+        let has_answer = matches!(config.kind(), Kind::Offline(offline) if offline.reads_given_answers());
+        let length = if has_answer { 2 * prompt } else { prompt };
         Self { mean: length, longest: length, is_measured: false }
     }
 }
@@ -153,7 +156,13 @@ impl<'a> Plan<'a> {
                 let rows = (prompts as f64 * rollouts).round() as usize;
                 (prompts, rows, completion_tokens(online.budget), online.train.minibatches)
             }
-            Kind::Offline(offline) => (offline.train.batch_size, offline.train.batch_size, 0, 1),
+            Kind::Offline(offline) => {
+                let batch = offline.train.batch_size;
+                match &offline.train.regenerate {
+                    Some(settings) => (batch, 2 * batch, settings.limit, 1),
+                    None => (batch, batch, 0, 1),
+                }
+            }
         };
         let cap = cap.min(spec.max_positions);
         let completion = (cap as f64 * share).ceil() as usize;
@@ -181,11 +190,16 @@ impl<'a> Plan<'a> {
             Kind::Online(_) => {
                 sampling(self.spec, self.config, (self.prompts, self.prompt), (self.rows, self.completion))
             }
-            Kind::Offline(_) => Vec::new(),
+            Kind::Offline(offline) => offline.train.regenerate.map_or(Vec::new(), |settings| {
+                let prompts = PAIR_ROWS.div_ceil(settings.samples);
+                sampling(self.spec, self.config, (prompts, self.prompt), (PAIR_ROWS, self.completion))
+            }),
         };
         let mut standing = standing(self.config, self.spec);
         let reference = reference(self.config, self.models.reference.unwrap_or(self.spec));
-        let preparing = match self.config.asks_reference_once() {
+        let makes_pairs = matches!(self.config.kind(), Kind::Offline(offline) if offline.train.regenerate.is_some());
+        // The reference of pairs that are made on the way is loaded again beside all that stays.
+        let preparing = match self.config.asks_reference_once() && !makes_pairs {
             true => self.preparing(reference),
             false => {
                 standing.extend(reference);
@@ -223,7 +237,7 @@ impl<'a> Plan<'a> {
         }
         let budget = match self.config.kind() {
             Kind::Online(online) => Some(completion_tokens(online.budget)),
-            Kind::Offline(_) => None,
+            Kind::Offline(offline) => offline.train.regenerate.map(|settings| settings.limit),
         };
         let limit = eval.limit.or(budget).unwrap_or(EVALUATION_TOKENS).min(self.spec.max_positions);
         let rows = eval.problems.map_or(EVALUATION_ROWS, |n| n * eval.samples.max(1)).min(EVALUATION_ROWS);

@@ -142,7 +142,7 @@ impl Audit {
         }
         if self.cut > 0 {
             lines.push(format!(
-                "{} answers were cut at the length limit: they teach no end (`train.offline.max_length`)",
+                "{} answers were cut at the length limit: they teach no end (`train.offline.max_length`, or `regenerate.limit` of sampled ones)",
                 self.cut
             ));
         }

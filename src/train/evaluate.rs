@@ -104,7 +104,7 @@ impl Examiner {
     pub fn for_run(policy: &Policy, config: &Config, folder: &RunFolder, last: Option<usize>) -> Result<Self> {
         let budget = match config.kind() {
             Kind::Online(online) => Some(online.budget.tokens.build()?.largest()),
-            Kind::Offline(_) => None,
+            Kind::Offline(offline) => offline.train.regenerate.map(|settings| settings.limit),
         };
         let exams = match config.eval.benchmarks.is_empty() {
             true => Vec::new(),

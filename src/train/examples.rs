@@ -22,7 +22,7 @@ use crate::data::{Columns, Dataset, Worth};
 
 mod reader;
 
-use reader::{Reader, add_mismatched, comparisons};
+use reader::Reader;
 
 /// One row of tokens and what it is.
 #[derive(Debug, Clone)]
@@ -64,11 +64,28 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Examples {
     groups: Groups,
+    /// Number of the first group's pair; the others follow.
+    pub first_pair: usize,
     /// What was found.
     pub audit: Audit,
 }
 
-/// Where groups are, in the order of the data; a group's place is the number of its pair.
+/// Two answers that the policy gave to a prompt, as token ids.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sampled {
+    /// The problem's name.
+    pub(super) id: String,
+    /// The prompt.
+    pub(super) prompt: Vec<u32>,
+    /// The better answer and the worse one, as they were sampled.
+    pub(super) answers: [Vec<u32>; 2],
+    /// Answers that a limit cut off.
+    pub(super) cut: usize,
+    /// By how much the better reward exceeds the worse one.
+    pub(super) margin: f64,
+}
+
+/// Where groups are, in the order of the data.
 #[derive(Debug)]
 enum Groups {
     Held(Vec<Group>),
@@ -106,7 +123,7 @@ impl Examples {
     /// its range, nothing left.
     pub fn read(dataset: Dataset, renderer: &Arc<Renderer>, reading: &Reading) -> Result<Self> {
         let source = dataset.source.clone();
-        let (groups, mut audit) = match reading.rows == Rows::Demonstrations && dataset.is_indexed() {
+        let (groups, audit) = match reading.rows == Rows::Demonstrations && dataset.is_indexed() {
             true => {
                 let (kept, audit) = survey(&dataset, renderer, reading)?;
                 let (renderer, reading) = (Arc::clone(renderer), reading.clone());
@@ -117,12 +134,45 @@ impl Examples {
                 (Groups::Held(groups), audit)
             }
         };
-        let mut all = Self { groups, audit: Audit::default() };
+        let all = Self::of(groups, audit, 0);
+        ensure!(!all.is_empty(), "no example of `{source}` is left to train on: {}", all.audit.reasons());
+        Ok(all)
+    }
+
+    /// No examples yet.
+    pub(super) fn none() -> Self {
+        Self { groups: Groups::Held(Vec::new()), first_pair: 0, audit: Audit::default() }
+    }
+
+    /// Takes pairs of the policy's own answers, whose first one has the number `first_pair`; none may be left.
+    ///
+    /// The token ids are those that were sampled: nothing is rendered anew, and an answer that was cut off gets no end.
+    pub(super) fn of_own(
+        pairs: Vec<Sampled>,
+        renderer: &Renderer,
+        reading: &Reading,
+        first_pair: usize,
+    ) -> Result<Self> {
+        let mut reader = Reader { renderer, reading, source: "the policy's own answers", audit: Audit::default() };
+        let mut groups = Vec::new();
+        for pair in pairs {
+            reader.audit.read += 1;
+            reader.audit.cut += pair.cut;
+            let [chosen, rejected] = pair.answers.map(|answer| Tokens::of_answer(&pair.prompt, &answer));
+            if let Some(answers) = reader.comparable(chosen, rejected, &pair.id) {
+                reader.push_pair(&pair.id, answers, (None, Some(pair.margin)), &mut groups);
+            }
+        }
+        let (groups, audit) = reader.gathered(groups)?;
+        Ok(Self::of(Groups::Held(groups), audit, first_pair))
+    }
+
+    /// Groups, and their audit once it knows them.
+    fn of(groups: Groups, mut audit: Audit, first_pair: usize) -> Self {
+        let all = Self { groups, first_pair, audit: Audit::default() };
         audit.kept = all.len();
         audit.measure(all.held());
-        ensure!(!all.is_empty(), "no example of `{source}` is left to train on: {}", audit.reasons());
-        all.audit = audit;
-        Ok(all)
+        Self { audit, ..all }
     }
 
     /// Reads rows for the errors of each alone: part of a data set may lack what the whole has.
@@ -178,7 +228,7 @@ impl Examples {
             batch.tokens[i] = row.tokens.ids.clone();
             batch.prompt_len[i] = starts[i];
             batch.role[i] = row.role;
-            batch.pair[i] = Some(chosen[place]);
+            batch.pair[i] = Some(self.first_pair + chosen[place]);
             if row.role == Role::Chosen {
                 batch.label[i] = groups[place].label;
                 batch.margin[i] = groups[place].margin;
@@ -241,18 +291,7 @@ fn read_all(dataset: &Dataset, renderer: &Renderer, reading: &Reading) -> Result
         reader.audit.read += 1;
         reader.example(example?.as_ref(), &mut groups)?;
     }
-    let mut audit = reader.audit;
-    match reading.rows {
-        Rows::Labelled { with_mismatched } => {
-            audit.count_labels(&groups);
-            if with_mismatched {
-                add_mismatched(&mut groups, reading.max_length)?;
-            }
-        }
-        Rows::PassFail => groups = comparisons(&groups, reading.seed)?,
-        Rows::Demonstrations | Rows::Pairs { .. } | Rows::Lists => {}
-    }
-    Ok((groups, audit))
+    reader.gathered(groups)
 }
 
 /// The values of lists: utilities as advantages, probabilities as labels too.

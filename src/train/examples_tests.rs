@@ -199,3 +199,40 @@ fn only_the_assistants_turns_of_a_conversation_are_learnt() {
         assert_eq!(batch.mask.row(0), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
     }
 }
+
+/// Token ids as they were sampled: no end is added to what was cut off, and faults are those of given pairs.
+#[test]
+fn own_answers_are_taken_as_they_were_sampled() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart");
+    let config = DataConfig::default();
+    let renderer = Renderer::new(&config, Tokenizer::from_folder(&model).unwrap(), None, Map::new(), None);
+    let reading =
+        |rows| Reading { rows, max_length: 6, cuts: true, columns: config.columns.clone(), seed: 0, objective: "test" };
+    let pair = |id: &str, chosen: &[u32], rejected: &[u32]| Sampled {
+        id: id.into(),
+        prompt: vec![3, 4, 5],
+        answers: [chosen.to_vec(), rejected.to_vec()],
+        cut: usize::from(id == "cut"),
+        margin: 0.5,
+    };
+    let pairs = vec![
+        pair("cut", &[6, 1], &[7, 7, 7]),
+        pair("same", &[6, 1], &[6, 1]),
+        pair("empty", &[6, 1], &[1]),
+        pair("good", &[8, 1], &[9, 9, 1]),
+    ];
+    let own = |rows| Examples::of_own(pairs.clone(), &renderer, &reading(rows), 40).unwrap();
+    let found = own(PAIRS);
+    let audit = &found.audit;
+    assert_eq!((audit.read, audit.kept, audit.cut), (4, 2, 1));
+    assert_eq!((audit.dropped[&Fault::Identical], audit.dropped[&Fault::Empty]), (1, 1));
+    let batch = found.batch(&[1, 0]).unwrap();
+    assert_eq!((batch.pair[0], batch.pair[2], batch.margin[0]), (Some(41), Some(40), Some(0.5)));
+    assert_eq!((batch.tokens[3].as_slice(), batch.prompt_len[3]), ([3, 4, 5, 7, 7, 7].as_slice(), 3));
+    assert_eq!(own(Rows::Pairs { with_prompt: true }).batch(&[0]).unwrap().role[2], Role::Prompt);
+    assert_eq!(own(Rows::Lists).batch(&[0]).unwrap().label, [Some(1.0), Some(0.0)]);
+    let marked = own(Rows::Labelled { with_mismatched: false });
+    assert_eq!((marked.len(), marked.audit.desirable, marked.audit.undesirable), (4, 2, 2));
+    let ties = vec![pair("same", &[6, 1], &[6, 1])];
+    assert!(Examples::of_own(ties, &renderer, &reading(PAIRS), 0).unwrap().is_empty());
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candlewick_rewards::{Graded, Grading, Item, Rewards, RewardsConfig};
 use rayon::prelude::*;
 use tokio::runtime::Runtime;
@@ -107,8 +107,27 @@ pub(super) fn finish(runtime: &Runtime, grading: Grading, scores: usize, step: u
     })
 }
 
+/// Keeps the failures' texts in the folder of rollouts, and stops the run where a reward has too many in a step.
+pub(super) fn check_failures(
+    rewards: &Rewards,
+    graded: &Graded,
+    (step, rollouts): (usize, &Path),
+    describe: impl Fn(usize) -> (String, String),
+) -> Result<()> {
+    keep_failures(rollouts, step, &rewards.names(), graded, describe)?;
+    if let Some((name, share, failure)) = rewards.too_many_failures(graded) {
+        bail!(
+            "reward `{name}` failed on {:.0} % of the completions of step {step}, more than `reward.max_failed_share` \
+             allows: {failure} (their texts: {})",
+            100.0 * share,
+            rollouts.join("failures.jsonl").display()
+        );
+    }
+    Ok(())
+}
+
 /// Writes why completions have no score, with their texts, to `failures.jsonl` in the rollouts folder.
-pub(super) fn keep_failures(
+fn keep_failures(
     folder: &Path,
     step: usize,
     names: &[&str],

@@ -70,9 +70,14 @@ impl Inputs {
         // 3. The data, and what the run makes of their first rows.
         let mut dataset = read(config, reach)?;
         let mut notes = Vec::new();
-        if let (Some(dataset), Kind::Online(online)) = (&mut dataset, config.kind()) {
+        let rewards = match config.kind() {
+            Kind::Online(online) => Some(online.reward),
+            Kind::Offline(offline) if offline.train.regenerate.is_some() => config.reward.as_ref(),
+            Kind::Offline(_) => None,
+        };
+        if let (Some(dataset), Some(rewards)) = (&mut dataset, rewards) {
             dataset.check_problems().map_err(|error| refused("data.train", error))?;
-            notes.extend(drop_unanswered(dataset, &online)?);
+            notes.extend(drop_unanswered(dataset, rewards)?);
         }
         let renderer = renderer(config, &spec, &folder)?;
         let lengths = match (&dataset, &renderer) {
@@ -204,9 +209,9 @@ fn read(config: &Config, reach: Reach) -> Result<Option<Dataset>> {
 }
 
 /// Takes out problems whose every completion would fail to be scored; the line that says how many.
-fn drop_unanswered(dataset: &mut Dataset, online: &Online) -> Result<Option<String>> {
+fn drop_unanswered(dataset: &mut Dataset, rewards: &RewardsConfig) -> Result<Option<String>> {
     // No reward at all is an objective of its own kind, and asks for no answer.
-    let Some(rewards) = Rewards::new(online.reward).ok() else { return Ok(None) };
+    let Some(rewards) = Rewards::new(rewards).ok() else { return Ok(None) };
     let Some(reward) = rewards.needs_answer() else { return Ok(None) };
     let is_answered = |example: &Example| {
         example.problem().and_then(|problem| problem.answer.as_ref()).is_some_and(|answer| !answer.trim().is_empty())
@@ -260,6 +265,9 @@ fn renderer(config: &Config, spec: &DecoderSpec, folder: &Path) -> Result<Option
 /// The first rows are of a form that the objective learns from, and can be rendered.
 fn check_examples(config: &Config, dataset: &Dataset, renderer: &Arc<Renderer>, context: usize) -> Result<()> {
     let Kind::Offline(offline) = config.kind() else { return Ok(()) };
+    if !offline.reads_given_answers() {
+        return Ok(());
+    }
     let objective = config.objective.build()?;
     let reading = offline::reading(config, &offline, objective.as_ref(), context);
     let few = dataset.first(lengths::ROWS)?;

@@ -21,8 +21,8 @@ pub(super) struct Learner<'a> {
     config: &'a Config,
     pub(super) optimiser: AdamW,
     grads: Grads,
-    /// Updates of the whole run, by which the learning rate is scheduled.
-    total: usize,
+    /// Updates of the whole run, by which the learning rate is scheduled; a run that makes its own pairs tells them as it goes.
+    pub(super) total: usize,
     has_checked_gradients: bool,
     /// Successive updates whose gradient was not finite.
     bad: usize,

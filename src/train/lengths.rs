@@ -14,9 +14,13 @@ pub(super) const ROWS: usize = 256;
 ///
 /// Errors: a row that cannot be rendered; no row that is short enough.
 pub fn of(config: &Config, dataset: &Dataset, renderer: &Renderer, context: usize) -> Result<Lengths> {
-    let (limit, is_online) = match config.kind() {
-        Kind::Online(_) => (config.data.max_prompt_tokens.unwrap_or(context).min(context), true),
-        Kind::Offline(_) => (context, false),
+    let is_sampled = match config.kind() {
+        Kind::Online(_) => true,
+        Kind::Offline(offline) => !offline.reads_given_answers(),
+    };
+    let limit = match is_sampled {
+        true => config.data.max_prompt_tokens.unwrap_or(context).min(context),
+        false => context,
     };
     let prompt = |example: &Example| -> Result<usize> {
         match example.problem() {
@@ -25,7 +29,7 @@ pub fn of(config: &Config, dataset: &Dataset, renderer: &Renderer, context: usiz
         }
     };
     let length = |example: &Example| -> Result<usize> {
-        if is_online {
+        if is_sampled {
             return prompt(example);
         }
         match renderer.example(example)? {
@@ -39,7 +43,7 @@ pub fn of(config: &Config, dataset: &Dataset, renderer: &Renderer, context: usiz
     let kept: Vec<usize> = all.iter().copied().filter(|n| *n <= limit).collect();
     let Some(longest) = kept.iter().copied().max() else {
         anyhow::ensure!(
-            dataset.len() > ROWS || !is_online,
+            dataset.len() > ROWS || !is_sampled,
             "all `{}` prompts are longer than `{limit}` tokens (the longest has `{}`): raise `data.max_prompt_tokens` or use a model with a longer context",
             all.len(),
             all.iter().max().unwrap_or(&0)

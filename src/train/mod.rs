@@ -5,6 +5,7 @@
 //! and the closing report.
 
 pub(crate) mod account;
+mod answers;
 pub mod audit;
 pub mod checkpoint;
 pub mod evaluate;

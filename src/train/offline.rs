@@ -1,11 +1,19 @@
-//! The loop of a run on given examples.
+//! The loop of a run on given examples, or on pairs that it makes of its own answers between epochs.
+//!
+//! [`epochs`] counts passes over examples whose number may change, [`regenerate`] makes new ones, [`own_pairs`] keeps them.
+
+mod epochs;
+mod own_pairs;
+mod regenerate;
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candlewick_algorithms::objective::{Objective, Rows};
-use candlewick_algorithms::{Batch, Needs};
+use candlewick_algorithms::{Batch, Metrics, Needs, Outcome};
 
+use self::epochs::Epochs;
+use self::regenerate::{Made, Regeneration};
 use super::Interrupted;
 use super::account::{STOPPED_AT_THE_END, duration, finish, say};
 use super::checkpoint::{self, State};
@@ -28,6 +36,9 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let mut objective = config.objective.build()?;
     let needs = objective.needs();
     let inputs = Inputs::gather(config, Reach::Hub)?;
+    inputs.notes.iter().for_each(|line| say(line));
+    let kept = if resume { checkpoint::newest(&folder)? } else { None };
+    let mut regeneration = Regeneration::prepare(config, offline, &folder, kept.as_ref().map(|(_, state)| state))?;
     let dataset = inputs.dataset.context("the training data were not read")?;
     let mut policy = Policy::for_run(config, inputs.reference.as_ref(), inputs.lengths)?;
     if needs.score_leaf {
@@ -35,32 +46,27 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     }
     let reading = reading(config, offline, objective.as_ref(), policy.decoder.spec.max_positions);
     let ranking = Ranking::for_run(config, objective.as_ref(), &mut policy, reading.max_length)?;
-    let mut examples = Examples::read(dataset, &policy.renderer, &reading)?;
-    let asked = ask(config, &mut policy, &mut examples, objective.as_ref())?;
-    examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
-    examples.audit.write(&folder.join("audit.json"))?;
-    if let ObjectiveConfig::Kto(kto) = &config.objective {
-        let good = kto.desirable_weight * examples.audit.desirable as f64;
-        let share = good / (kto.undesirable_weight * examples.audit.undesirable as f64);
-        if !(0.999..=1.334).contains(&share) {
-            tracing::warn!(
-                "good answers weigh {share:.2} times as much as bad ones, where 1 to 1.33 is advised: change `objective.kto.desirable_weight` or `undesirable_weight`"
-            );
-        }
+    let mut epochs = Epochs::default();
+    let mut examples = Examples::none();
+    if let Some(regeneration) = &mut regeneration {
+        regeneration.read_prompts(&dataset, &policy, reading.max_length)?;
+        epochs = regeneration.epochs();
+        examples = regeneration.pairs_in_use(&folder, &policy, &reading)?.unwrap_or(examples);
     }
-    let needs = Needs { ref_logp: needs.ref_logp && asked.logps.is_none(), ..needs };
-    let size = offline.train.batch_size.min(examples.len());
-    let an_epoch = examples.len().div_ceil(size);
-    let steps = offline.steps.unwrap_or(offline.train.epochs * an_epoch);
-    if offline.steps.is_none() {
-        config.optim.long_warmup(steps).iter().for_each(|line| tracing::warn!("{line}"));
+    if examples.is_empty() && offline.reads_given_answers() {
+        examples = Examples::read(dataset, &policy.renderer, &reading)?;
     }
-    say(&format!("{}: {} examples, {an_epoch} steps an epoch, {steps} steps", config.model.path, examples.len()));
+    let (mut asked, mut steps) = (Asked::default(), offline.steps.unwrap_or(usize::MAX));
+    if !examples.is_empty() {
+        asked = take_in(config, &mut policy, &mut examples, objective.as_ref(), &folder)?;
+        steps = planned(config, offline, &examples, epochs);
+    }
+    // Log-probs of a reference that stays are those of the examples, and need not be computed again in every step.
+    let scored = Needs { ref_logp: needs.ref_logp && !config.asks_reference_once(), ..needs };
     let untrained = ranking.as_ref().map(|r| r.measure(&policy)).transpose()?;
     let mut learner = Learner::new(config, &policy, steps);
     let mut state = State::default();
     let mut bytes = None;
-    let kept = if resume { checkpoint::newest(&folder)? } else { None };
     if resume && kept.is_none() {
         say("no checkpoint was written yet: the run starts from the beginning");
     }
@@ -110,13 +116,44 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         checkpoint::prune(&folder, config.run.keep_last, state.best.map(|b| b.0).filter(|_| config.run.keep_best))?;
         anyhow::Ok(path)
     };
-    let mut order = Order::new(offline.train.shuffle.then_some(config.run.seed), examples.len());
-    while state.step < steps && !super::is_stopping() {
+    let seed = offline.train.shuffle.then_some(config.run.seed);
+    let mut order = Order::new(seed, examples.len());
+    let mut fresh: Option<(Metrics, f64)> = None;
+    while !super::is_stopping() {
+        epochs.advance(state.step, pace(offline, &examples).1);
+        if let Some(regeneration) = &mut regeneration {
+            if regeneration.is_due(epochs, state.step) {
+                let clock = Instant::now();
+                let numbers = (epochs.number, examples.first_pair + examples.len());
+                let Some(made) = regeneration.renew(&policy, &reading, &folder, &mut state, numbers)? else {
+                    if state.step > 0 {
+                        save(&mut state, &policy, &learner.optimiser, objective.as_ref(), &mut recorder)?;
+                    }
+                    break;
+                };
+                if made.examples.is_empty() {
+                    ensure!(!examples.is_empty(), "{}", nothing_to_compare(&made));
+                    tracing::warn!("{}: the run goes on with the pairs before", nothing_to_compare(&made));
+                } else {
+                    examples = made.examples;
+                    objective.observe(&Outcome::Renewed { first_pair: examples.first_pair });
+                    asked = take_in(config, &mut policy, &mut examples, objective.as_ref(), &folder)?;
+                    steps = planned(config, offline, &examples, epochs);
+                    learner.total = steps;
+                    order = Order::new(seed, examples.len());
+                }
+                fresh = Some((made.metrics, clock.elapsed().as_secs_f64()));
+            }
+            regeneration.save(epochs, &mut state)?;
+        }
+        if state.step >= steps {
+            break;
+        }
         let clock = Instant::now();
-        let chosen = order.of_step(state.step, size);
+        let chosen = order.of_step(epochs, state.step, pace(offline, &examples).0);
         let mut batch = examples.batch(&chosen)?;
         asked.fill(&mut batch, &chosen)?;
-        policy.score(&mut batch, &needs, 1.0)?;
+        policy.score(&mut batch, &scored, 1.0)?;
         objective.prepare(&mut batch)?;
         batch.count_totals();
         let mut metrics = Step::default();
@@ -127,6 +164,10 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
         state.step += 1;
         policy.sync_reference(state.step)?;
         state.seconds = before + started.elapsed().as_secs_f64();
+        if let Some((made, seconds)) = fresh.take() {
+            metrics.extend("regenerate", &made);
+            metrics.set("time/regenerate", seconds);
+        }
         tally.record(config, &state, &mut metrics);
         let (seconds, tokens) = (clock.elapsed().as_secs_f64(), tally.tokens as f64);
         metrics.set("time/step", seconds);
@@ -274,6 +315,57 @@ fn rewards(metrics: &candlewick_algorithms::Metrics) -> String {
     part("reward_margin", "margin") + &part("reward_accuracy", "accuracy")
 }
 
+/// Takes in examples to train on: what the reference says of them, and the account of what they are.
+fn take_in(
+    config: &Config,
+    policy: &mut Policy,
+    examples: &mut Examples,
+    objective: &dyn Objective,
+    folder: &RunFolder,
+) -> Result<Asked> {
+    let asked = ask(config, policy, examples, objective)?;
+    examples.audit.lines().iter().for_each(|l| say(&format!("data  {l}")));
+    examples.audit.write(&folder.join("audit.json"))?;
+    if let ObjectiveConfig::Kto(kto) = &config.objective {
+        let good = kto.desirable_weight * examples.audit.desirable as f64;
+        let share = good / (kto.undesirable_weight * examples.audit.undesirable as f64);
+        if !(0.999..=1.334).contains(&share) {
+            tracing::warn!(
+                "good answers weigh {share:.2} times as much as bad ones, where 1 to 1.33 is advised: change `objective.kto.desirable_weight` or `undesirable_weight`"
+            );
+        }
+    }
+    Ok(asked)
+}
+
+/// Examples of an optimiser step, and steps of an epoch.
+fn pace(offline: &Offline, examples: &Examples) -> (usize, usize) {
+    let size = offline.train.batch_size.min(examples.len());
+    (size, if size == 0 { 0 } else { examples.len().div_ceil(size) })
+}
+
+/// Steps of the run, as far as they can be told while later epochs may have more or fewer pairs; tells people of them.
+fn planned(config: &Config, offline: &Offline, examples: &Examples, epochs: Epochs) -> usize {
+    let an_epoch = pace(offline, examples).1;
+    let steps = offline.steps.unwrap_or(epochs.total(offline.train.epochs, an_epoch));
+    if offline.steps.is_none() {
+        config.optim.long_warmup(steps).iter().for_each(|line| tracing::warn!("{line}"));
+    }
+    say(&format!("{}: {} examples, {an_epoch} steps an epoch, {steps} steps", config.model.path, examples.len()));
+    steps
+}
+
+/// That a regeneration gave no pair, and what to do.
+fn nothing_to_compare(made: &Made) -> String {
+    let count = |name: &str| made.metrics.get(name).unwrap_or(0.0);
+    format!(
+        "no pair could be made of the answers to {} prompts ({} tie; pairs left out: {}): raise `train.offline.regenerate.samples` or `temperature`, or choose rewards that tell answers apart",
+        count("prompts"),
+        count("ties"),
+        made.examples.audit.reasons()
+    )
+}
+
 /// Which examples each step takes.
 struct Order {
     /// Absent = the order of the data.
@@ -290,15 +382,14 @@ impl Order {
     }
 
     /// Examples of a step: every epoch shuffles anew if there is a seed, the last batch of an epoch may be smaller.
-    fn of_step(&mut self, step: usize, size: usize) -> Vec<usize> {
+    fn of_step(&mut self, epochs: Epochs, step: usize, size: usize) -> Vec<usize> {
         let examples = self.order.len();
-        let an_epoch = examples.div_ceil(size);
-        if let Some(seed) = self.seed.filter(|_| self.epoch != step / an_epoch) {
-            self.epoch = step / an_epoch;
+        if let Some(seed) = self.seed.filter(|_| self.epoch != epochs.number) {
+            self.epoch = epochs.number;
             self.order.iter_mut().zip(0..).for_each(|(place, at)| *place = at);
             step_rng(seed, self.epoch, 0xe90c).shuffle(&mut self.order);
         }
-        let first = step % an_epoch * size;
+        let first = (step - epochs.first_step) * size;
         self.order[first..(first + size).min(examples)].iter().map(|&at| at as usize).collect()
     }
 }
@@ -309,7 +400,12 @@ mod tests {
 
     #[test]
     fn an_epoch_takes_every_example_once_in_an_order_of_its_own() {
-        let epoch = |order: &mut Order, e: usize| (0..4).flat_map(|s| order.of_step(4 * e + s, 3)).collect::<Vec<_>>();
+        let at = |order: &mut Order, step: usize| {
+            let mut epochs = Epochs::default();
+            epochs.advance(step, 4);
+            order.of_step(epochs, step, 3)
+        };
+        let epoch = |order: &mut Order, e: usize| (0..4).flat_map(|s| at(order, 4 * e + s)).collect::<Vec<_>>();
         let mut order = Order::new(Some(5), 10);
         let (first, second) = (epoch(&mut order, 0), epoch(&mut order, 1));
         let sorted = |mut all: Vec<usize>| {
@@ -321,7 +417,7 @@ mod tests {
         assert_ne!(first, second);
         // Taken up in the middle, the order is what it would have been.
         let mut resumed = Order::new(Some(5), 10);
-        assert_eq!(resumed.of_step(5, 3), second[3..6]);
+        assert_eq!(at(&mut resumed, 5), second[3..6]);
         assert_eq!(epoch(&mut order, 0), first);
         assert_eq!(epoch(&mut Order::new(None, 10), 1), (0..10).collect::<Vec<_>>());
     }

@@ -19,18 +19,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{progress, say};
+use super::answers;
 use super::folder::first_difference;
 use super::grading;
 use super::inputs::{Inputs, Reach};
 use super::policy::Policy;
 use crate::config::{Config, Online, Refusal};
 use crate::data::{self, Problem};
-use crate::rollout::{self, Completion, Event, Request, Sampling};
+use crate::rollout::{self, Completion, Event, Request};
 
 /// Problems that are sampled, graded and written together.
 const PROBLEMS: usize = 32;
-/// Rows decoded together.
-const ROWS: usize = 256;
 
 /// How a pool is probed.
 #[derive(Debug, Clone)]
@@ -153,15 +152,8 @@ pub fn run(config: &Config, online: &Online, settings: &Settings, output: &Path)
             say(&format!("stopped after {} problems: the same command goes on from there", records.len()));
             return Err(super::Interrupted.into());
         }
-        let settings = rollout::Settings {
-            sampling: Sampling::from(discrete),
-            thinking: rollout::soft::thinking(online.rollout.soft(), policy.tokenizer())?,
-            eos: policy.tokenizer().eos().to_vec(),
-            stop: rollout::stop_strings(policy.tokenizer(), &discrete.stop),
-            key: vec![config.run.seed, 0x9206e],
-            max_rows: ROWS,
-            has_adapter: true,
-        };
+        let thinking = rollout::soft::thinking(online.rollout.soft(), policy.tokenizer())?;
+        let settings = answers::settings(&policy, discrete, thinking, vec![config.run.seed, 0x9206e]);
         let found = sample(&policy, &pool, chunk, plan, &settings, header.rollouts, &bar)?;
         let graded = runtime.block_on(rewards.grade(&found.items));
         if let Some((name, share, failure)) = rewards.too_many_failures(&graded) {

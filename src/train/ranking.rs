@@ -16,13 +16,14 @@ use candlewick_algorithms::preference::{
 };
 use serde_json::{Value, json};
 
+use super::account::say;
 use super::examples::{Examples, Reading};
 use super::folder::{RunFolder, write_atomically};
 use super::metrics::Step;
 use super::policy::Policy;
 use super::reference::{Judge, ReferenceLogps};
-use crate::config::{Config, ObjectiveConfig};
-use crate::data::{self, Split};
+use crate::config::{Config, Kind, ObjectiveConfig};
+use crate::data::{self, Example, Split};
 use crate::hub::Hub;
 
 /// Most pairs looked at, as in the paper, unless `eval.problems` says otherwise.
@@ -64,6 +65,12 @@ impl Ranking {
         }
         let mut dataset = data::load(&config.data, &Hub::from_env(), Split::Validation)?;
         dataset.truncate(config.eval.problems.unwrap_or(PAIRS));
+        let is_pair = |example: &Example| matches!(example, Example::Preference { .. } | Example::Ranked { .. });
+        let makes_pairs = matches!(config.kind(), Kind::Offline(offline) if offline.train.regenerate.is_some());
+        if makes_pairs && !dataset.iter().all(|row| row.is_ok_and(|row| is_pair(row.as_ref()))) {
+            say("held-out data are not pairs: how they are ranked is not measured");
+            return Ok(None);
+        }
         let reading = Reading {
             rows: Rows::Pairs { with_prompt: false },
             max_length,

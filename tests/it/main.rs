@@ -22,6 +22,7 @@ mod methods;
 mod mixing;
 mod preference;
 mod program;
+mod regeneration;
 mod reward_models;
 mod rewards;
 mod soft;

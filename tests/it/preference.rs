@@ -6,18 +6,18 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The program in the repository's root, writing to a temporary folder.
-struct Run(tempfile::TempDir);
+pub(crate) struct Run(tempfile::TempDir);
 
 impl Run {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn command(&self, config: &str, name: &str, sets: &[&str]) -> Command {
+    pub(crate) fn command(&self, config: &str, name: &str, sets: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_candlewick"));
         command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["train", &format!("configs/{config}.toml"), "--set"]);
         command.arg(format!("run.output={}", self.0.path().display()));
@@ -29,13 +29,13 @@ impl Run {
     }
 
     /// Trains and gives what it printed.
-    fn train(&self, config: &str, name: &str, sets: &[&str]) -> String {
+    pub(crate) fn train(&self, config: &str, name: &str, sets: &[&str]) -> String {
         let output = self.command(config, name, sets).output().unwrap();
         assert!(output.status.success(), "{config}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn metrics(&self, name: &str) -> Vec<Value> {
+    pub(crate) fn metrics(&self, name: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder(name).join("metrics.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -183,7 +183,7 @@ fn resumed_runs_are_the_same_bit_for_bit() {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

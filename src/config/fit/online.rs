@@ -120,7 +120,7 @@ fn groups(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
         findings.push(Finding { is_key: false, ..Finding::at(&format!("budget.rollouts.{variant}.mean"), message) });
     }
     let per_step = config.prompts.as_ref().and_then(|p| p.build().ok()).map(|p| p.per_step());
-    if let (Some(per_step), Some(TrainConfig::Online(train))) = (per_step, config.train)
+    if let (Some(per_step), Some(TrainConfig::Online(train))) = (per_step, &config.train)
         && train.minibatches > per_step
     {
         let message = format!(
@@ -142,18 +142,11 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
             value[variant]["weights"].get(name).is_some()
         };
         for name in advantage.reward_names().iter().filter(|n| !present.contains(&n.as_str())) {
-            let is_known = RewardsConfig::NAMES.contains(&name.as_str());
-            let fix = match nearest(name, &present) {
-                _ if is_known => format!("add [reward.{name}]"),
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("rewards of this config: {}", present.join(", ")),
-            };
             let (path, at) = match weighs(name) {
                 true => (format!("advantage.{variant}.weights"), format!("advantage.{variant}.weights.{name}")),
                 false => (format!("advantage.{variant}.mix"), format!("advantage.{variant}.mix")),
             };
-            let message = format!("`{path}` names the reward `{name}`, which has no section: {fix}");
-            findings.push(Finding::at(&at, message));
+            findings.push(without_section(&path, &at, name, &present));
         }
     }
     let prompts = config.prompts.as_ref().and_then(|p| Some((p.variant(), p.build().ok()?.reads_success())));
@@ -178,6 +171,27 @@ fn rewards(config: &Config, stages: &Stages, findings: &mut Vec<Finding>) {
         let path =
             if config.reward.as_ref().is_some_and(|r| r.verdict.is_some()) { "reward.verdict" } else { "reward" };
         findings.push(Finding::at(path, format!("`{reader}` must know which completions are right: {error}")));
+    }
+}
+
+/// The key at `path` names a reward that this config does not have.
+pub(super) fn without_section(path: &str, at: &str, name: &str, present: &[&str]) -> Finding {
+    let is_known = RewardsConfig::NAMES.contains(&name);
+    let fix = match nearest(name, present) {
+        _ if is_known => format!("add [reward.{name}]"),
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("rewards of this config: {}", present.join(", ")),
+    };
+    Finding::at(at, format!("`{path}` names the reward `{name}`, which has no section: {fix}"))
+}
+
+/// A reward of a length that prompts tell, where they tell none.
+pub(super) fn untold_length(config: &Config, fix: &str, findings: &mut Vec<Finding>) {
+    if let Some(length) = config.reward.as_ref().and_then(|r| r.length.as_ref())
+        && length.target.is_none()
+    {
+        let message = format!("`reward.length` pays for a length that nothing states: {fix}");
+        findings.push(Finding::at("reward.length", message));
     }
 }
 
@@ -240,12 +254,7 @@ fn lengths(config: &Config, findings: &mut Vec<Finding>) {
     if tokens.tells() {
         return;
     }
-    if let Some(length) = config.reward.as_ref().and_then(|r| r.length.as_ref())
-        && length.target.is_none()
-    {
-        let message = "`reward.length` pays for a length that nothing states: set its `target`, or tell one by [budget.tokens.curriculum]";
-        findings.push(Finding::at("reward.length", message));
-    }
+    untold_length(config, "set its `target`, or tell one by [budget.tokens.curriculum]", findings);
     if config.data.told.is_some() && !matches!(config.eval.budget, EvalBudget::Tokens(_)) {
         findings.push(Finding {
             help: Some("use [budget.tokens.curriculum], or `budget.tokens.fixed.told`".into()),

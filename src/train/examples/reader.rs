@@ -45,17 +45,12 @@ impl Reader<'_> {
                 }
                 Ok(())
             }
-            (Rows::Pairs { with_prompt }, Example::Preference { problem, .. }) => {
-                let (label, margin) = self.label_and_margin(id, &problem.meta)?;
-                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
-                if label == Some(0.5) {
-                    self.audit.tied += 1;
+            (rows, Example::Preference { problem, .. }) => {
+                let is_marked = matches!(rows, Rows::Labelled { .. } | Rows::PassFail);
+                let worth = if is_marked { (None, None) } else { self.label_and_margin(id, &problem.meta)? };
+                if let Some(answers) = self.pair(example, id)? {
+                    self.push_pair(id, answers, worth, groups);
                 }
-                let prompt = with_prompt.then(|| prompt_row(&chosen));
-                let mut rows =
-                    vec![Row { tokens: chosen, role: Role::Chosen }, Row { tokens: rejected, role: Role::Rejected }];
-                rows.extend(prompt.flatten());
-                groups.push(Group { id: id.to_owned(), rows, label, margin, worth: None });
                 Ok(())
             }
             (Rows::Pairs { with_prompt }, Example::Ranked { worth, .. }) => {
@@ -66,13 +61,6 @@ impl Reader<'_> {
             (Rows::Pairs { .. }, _) => Err(wrong(
                 "pairs: fields `prompt`, `chosen` and `rejected`, or lists: `prompt`, `candidates`, `scores`",
             )),
-            (Rows::Lists, Example::Preference { problem, .. }) => {
-                let (label, _) = self.label_and_margin(id, &problem.meta)?;
-                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
-                let share = label.unwrap_or(1.0);
-                groups.push(list(id, vec![chosen, rejected], Worth::Probs(vec![share, 1.0 - share])));
-                Ok(())
-            }
             (Rows::Lists, Example::Ranked { worth, .. }) => {
                 if let Some((rows, worth)) = self.list(example, id, worth)? {
                     groups.push(list(id, rows, worth));
@@ -81,13 +69,6 @@ impl Reader<'_> {
             }
             (Rows::Lists, _) => {
                 Err(wrong("lists: fields `prompt`, `candidates` and `scores`, `probs` or `ranks`; or pairs"))
-            }
-
-            (Rows::Labelled { .. } | Rows::PassFail, Example::Preference { .. }) => {
-                let Some((chosen, rejected)) = self.pair(example, id)? else { return Ok(()) };
-                groups.push(alone(id, chosen, Role::Desirable));
-                groups.push(alone(id, rejected, Role::Undesirable));
-                Ok(())
             }
             (Rows::Labelled { .. } | Rows::PassFail, Example::Completion { problem, .. }) => {
                 let is_good = self.mark(id, &problem.meta)?;
@@ -118,17 +99,63 @@ impl Reader<'_> {
         let Tokenised::Pair { chosen, rejected } = self.renderer.example(example)? else {
             bail!("row `{id}` of `{}` is no pair", self.source);
         };
+        Ok(self.comparable(chosen, rejected, id))
+    }
+
+    /// Two answers within the length limit; `None`, and a fault noted, where they cannot be compared.
+    pub(super) fn comparable(&mut self, chosen: Tokens, rejected: Tokens, id: &str) -> Option<(Tokens, Tokens)> {
         if is_empty(&chosen) || is_empty(&rejected) {
             self.audit.drop(id, Fault::Empty);
-            return Ok(None);
+            return None;
         }
-        let Some(chosen) = self.fitted(chosen, id) else { return Ok(None) };
-        let Some(rejected) = self.fitted(rejected, id) else { return Ok(None) };
+        let chosen = self.fitted(chosen, id)?;
+        let rejected = self.fitted(rejected, id)?;
         if chosen.ids == rejected.ids {
             self.audit.drop(id, Fault::Identical);
-            return Ok(None);
+            return None;
         }
-        Ok(Some((chosen, rejected)))
+        Some((chosen, rejected))
+    }
+
+    /// A pair as the objective takes it: two rows of a group, a list of two, or two marked answers.
+    pub(super) fn push_pair(
+        &mut self,
+        id: &str,
+        (chosen, rejected): (Tokens, Tokens),
+        (label, margin): (Option<f64>, Option<f64>),
+        groups: &mut Vec<Group>,
+    ) {
+        match self.reading.rows {
+            Rows::Lists => {
+                let share = label.unwrap_or(1.0);
+                groups.push(list(id, vec![chosen, rejected], Worth::Probs(vec![share, 1.0 - share])));
+            }
+            Rows::Labelled { .. } | Rows::PassFail => {
+                groups.push(alone(id, chosen, Role::Desirable));
+                groups.push(alone(id, rejected, Role::Undesirable));
+            }
+            rows => {
+                self.audit.tied += usize::from(label == Some(0.5));
+                let with_prompt = matches!(rows, Rows::Pairs { with_prompt: true });
+                groups.push(Group { label, margin, ..pair(id.to_owned(), chosen, rejected, with_prompt) });
+            }
+        }
+    }
+
+    /// All groups, with those that follow from others, and what was found.
+    pub(super) fn gathered(self, mut groups: Vec<Group>) -> Result<(Vec<Group>, Audit)> {
+        let mut audit = self.audit;
+        match self.reading.rows {
+            Rows::Labelled { with_mismatched } => {
+                audit.count_labels(&groups);
+                if with_mismatched {
+                    add_mismatched(&mut groups, self.reading.max_length)?;
+                }
+            }
+            Rows::PassFail => groups = comparisons(&groups, self.reading.seed)?,
+            Rows::Demonstrations | Rows::Pairs { .. } | Rows::Lists => {}
+        }
+        Ok((groups, audit))
     }
 
     /// The rows of a list and what they are worth, without those that repeat another, are empty or too long; nothing
@@ -232,17 +259,23 @@ fn list(id: &str, rows: Vec<Tokens>, worth: Worth) -> Group {
     Group { id: id.to_owned(), rows, label: None, margin: None, worth: Some(worth) }
 }
 
+/// A chosen and a rejected row, and the prompt as a third one where it is learnt too.
+fn pair(id: String, chosen: Tokens, rejected: Tokens, with_prompt: bool) -> Group {
+    let prompt = with_prompt.then(|| prompt_row(&chosen)).flatten();
+    let mut rows = vec![Row { tokens: chosen, role: Role::Chosen }, Row { tokens: rejected, role: Role::Rejected }];
+    rows.extend(prompt);
+    Group { id, rows, label: None, margin: None, worth: None }
+}
+
 /// Every two candidates of unequal worth as a pair, as InstructGPT (arXiv 2203.02155) makes them; scores give it a margin.
 fn pairs_of(id: &str, rows: &[Tokens], worth: &Worth, with_prompt: bool) -> Vec<Group> {
     let utilities = worth.utilities();
     let all = (0..rows.len()).flat_map(|a| (0..rows.len()).map(move |b| (a, b)));
     all.filter(|&(a, b)| utilities[a] > utilities[b])
         .map(|(a, b)| {
-            let row = |i: usize, role: Role| Row { tokens: rows[i].clone(), role };
-            let mut pair = vec![row(a, Role::Chosen), row(b, Role::Rejected)];
-            pair.extend(with_prompt.then(|| prompt_row(&rows[a])).flatten());
             let margin = matches!(worth, Worth::Scores(_)).then(|| utilities[a] - utilities[b]);
-            Group { id: format!("{id}:{}>{}", a + 1, b + 1), rows: pair, label: None, margin, worth: None }
+            let id = format!("{id}:{}>{}", a + 1, b + 1);
+            Group { margin, ..pair(id, rows[a].clone(), rows[b].clone(), with_prompt) }
         })
         .collect()
 }
@@ -256,7 +289,7 @@ fn prompt_row(answer: &Tokens) -> Option<Row> {
 }
 
 /// Puts to each answer's prompt the answer of the nearest row before it (around the end) with another prompt.
-pub(super) fn add_mismatched(groups: &mut [Group], max_length: usize) -> Result<()> {
+fn add_mismatched(groups: &mut [Group], max_length: usize) -> Result<()> {
     let n = groups.len();
     let prompts: Vec<Vec<u32>> = groups.iter().map(|g| prompt_of(&g.rows[0].tokens).to_vec()).collect();
     let answers: Vec<Vec<u32>> =
@@ -281,7 +314,7 @@ fn prompt_of(tokens: &Tokens) -> &[u32] {
 
 /// Pairs across prompts: every passing answer once against a failing one and once against another passing
 /// one, drawn by the seed. Two failing answers are never compared.
-pub(super) fn comparisons(answers: &[Group], seed: u64) -> Result<Vec<Group>> {
+fn comparisons(answers: &[Group], seed: u64) -> Result<Vec<Group>> {
     let of = |role: Role| -> Vec<usize> { (0..answers.len()).filter(|&i| answers[i].rows[0].role == role).collect() };
     let (good, bad) = (of(Role::Desirable), of(Role::Undesirable));
     ensure!(

@@ -1,8 +1,6 @@
 //! Where a step's completions come from: prompts are chosen, completions sampled and graded, groups accepted.
 
-use std::ops::ControlFlow;
-
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candlewick_algorithms::Batch;
 use candlewick_algorithms::budget::rollouts::Purse;
 use candlewick_algorithms::budget::tokens::Plan;
@@ -11,17 +9,15 @@ use candlewick_rewards::Graded;
 use super::Run;
 use super::rows::join;
 use super::seen::{Seen, reward_metrics, rollout_metrics};
-use crate::rollout::{self, Completion, Event, Request};
+use crate::rollout::Completion;
 use crate::train::account::{Clock, progress};
+use crate::train::answers::{self, Answers, Asked};
 use crate::train::evaluate::step_rng;
 use crate::train::folder::RunFolder;
 use crate::train::grading;
 use crate::train::metrics::Step;
 use crate::train::probe::{self, Shown};
 use crate::train::told;
-
-/// Rows decoded together.
-const ROWS: usize = 256;
 
 /// The groups that a step has drawn and accepted, with the text of each row.
 pub(super) struct Drawn {
@@ -102,62 +98,28 @@ impl Run<'_> {
         let prompts: Vec<usize> = given.iter().map(|(id, _)| *id).collect();
 
         // 2. Completions; each is graded as soon as it is finished, while others are still sampled.
-        let shown: Vec<Shown> =
-            prompts.iter().map(|&id| probe::shown(&self.policy, &self.pool[id], plan)).collect::<Result<_>>()?;
-        let requests: Vec<Request> = given
+        let asked: Vec<Asked> = given
             .iter()
-            .zip(&shown)
-            .map(|(&(id, count), shown)| Request {
-                id: id as u64,
-                prompt: shown.tokens.clone(),
-                samples: 0..count as u64,
-                cap: plan.cap,
+            .map(|&(id, samples)| {
+                let shown = probe::shown(&self.policy, &self.pool[id], plan)?;
+                Ok(Asked { problem: &self.pool[id].0, shown, id: id as u64, samples, plan })
             })
-            .collect();
-        let settings = rollout::Settings {
-            sampling: self.sampling.clone(),
-            thinking: self.thinking.clone(),
-            eos: self.policy.tokenizer().eos().to_vec(),
-            stop: rollout::stop_strings(self.policy.tokenizer(), &self.online.rollout.tokens().stop),
-            key: vec![self.config.run.seed, step as u64, draw as u64],
-            max_rows: ROWS,
-            has_adapter: true,
-        };
+            .collect::<Result<_>>()?;
+        let key = vec![self.config.run.seed, step as u64, draw as u64];
+        let settings = answers::settings(&self.policy, self.online.rollout.tokens(), self.thinking.clone(), key);
         let total: usize = allocation.counts.iter().sum();
         let bar = progress(total as u64, &format!("step {} sampling", step + 1));
-        let first: Vec<usize> = requests
-            .iter()
-            .scan(0, |next, request| Some(std::mem::replace(next, *next + request.samples.clone().count())))
-            .collect();
-        let mut grading = self.rewards.begin(total, self.runtime.handle());
-        let mut trouble = None;
-        let completions = rollout::generate(&self.policy.decoder, &requests, &settings, |event| {
-            if let Event::Finished(completion) = event {
-                bar.inc(1);
-                let request = completion.request;
-                match self.policy.tokenizer().decode(&completion.tokens, true) {
-                    Ok(text) => {
-                        let problem = &self.pool[prompts[request]].0;
-                        let item = probe::item(problem, &shown[request].text, text, completion, plan);
-                        grading.push(first[request] + completion.sample as usize, item);
-                    }
-                    Err(error) => trouble = Some(error),
-                }
-            }
-            if trouble.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+        let graders = (&self.rewards, self.runtime.handle());
+        let sampled = answers::sample(&self.policy, &asked, &settings, graders, &bar, || false)?;
         bar.finish_and_clear();
-        if let Some(error) = trouble {
-            return Err(error);
-        }
+        let Answers { completions, texts, grading } = sampled.context("nothing stops a step's sampling")?;
         self.state.sampled_tokens += completions.iter().map(|c| c.tokens.len() as u64).sum::<u64>();
         clock.lap(metrics, "rollout");
-        let texts =
-            completions.iter().map(|c| self.policy.tokenizer().decode(&c.tokens, true)).collect::<Result<Vec<_>>>()?;
 
         // 3. The scores that are still to come.
         let graded = grading::finish(&self.runtime, grading, total * self.rewards.names().len(), step + 1);
         clock.lap(metrics, "reward");
+        let shown: Vec<Shown> = asked.into_iter().map(|a| a.shown).collect();
         let batch = self.batch(&completions, &prompts, &shown, plan, &graded)?;
         Ok(Draw { batch, completions, prompts, texts, graded })
     }

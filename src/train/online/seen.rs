@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use candlewick_algorithms::Metrics;
 use candlewick_algorithms::batch::{Finish, Verdict};
 use candlewick_algorithms::budget::rollouts::Effective;
@@ -62,17 +62,8 @@ impl Run<'_> {
             let id = &self.pool[draw.prompts[draw.completions[row].request]].0.id;
             (id.clone(), draw.texts[row].clone())
         };
-        let (step, rollouts) = (self.state.step + 1, folder.join("rollouts"));
-        grading::keep_failures(&rollouts, step, &self.rewards.names(), &draw.graded, describe)?;
-        if let Some((name, share, failure)) = self.rewards.too_many_failures(&draw.graded) {
-            bail!(
-                "reward `{name}` failed on {:.0} % of the completions of step {step}, more than `reward.max_failed_share` \
-                 allows: {failure} (their texts: {})",
-                100.0 * share,
-                rollouts.join("failures.jsonl").display()
-            );
-        }
-        Ok(())
+        let place = (self.state.step + 1, folder.join("rollouts"));
+        grading::check_failures(&self.rewards, &draw.graded, (place.0, &place.1), describe)
     }
 }
 

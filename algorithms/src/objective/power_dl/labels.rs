@@ -74,6 +74,11 @@ impl LabelStore {
         self.0.insert(pair, (label as f32, visits));
     }
 
+    /// Forgets the pairs below this number.
+    pub fn forget_before(&mut self, first_pair: usize) {
+        self.0 = self.0.split_off(&first_pair);
+    }
+
     /// `{"labels": [[pair, label, visits], ..]}`.
     pub fn save(&self) -> Value {
         json!({ "labels": self.0.iter().map(|(pair, (label, visits))| json!([pair, label, visits])).collect::<Vec<_>>() })

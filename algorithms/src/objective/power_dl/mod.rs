@@ -13,7 +13,7 @@ use self::labels::{LabelStore, LabelUpdate};
 use super::pairs::{Pairs, report_mean, report_rewards, require, vector};
 use super::scalar::{log_sigmoid, logistic};
 use super::{Leaves, Loss, Objective, Rows};
-use crate::{Batch, Error, Metrics, Result, State};
+use crate::{Batch, Error, Metrics, Outcome, Result, State};
 
 /// The weight of an answer, w.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -225,6 +225,13 @@ impl State for Power {
         self.store = LabelStore::load(saved).map_err(|why| Error::State { stage: STAGE, why })?;
         Ok(())
     }
+
+    /// New pairs have new numbers, so their labels start anew; those of the old pairs go.
+    fn observe(&mut self, outcome: &Outcome) {
+        if let Outcome::Renewed { first_pair } = outcome {
+            self.store.forget_before(*first_pair);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -276,5 +283,19 @@ mod tests {
         assert!(other.load(&serde_json::json!({ "labels": [[0, 1.5, 1]] })).is_err());
         batch.label[0] = Some(1.5);
         assert!(power.prepare(&mut batch).is_err());
+    }
+
+    #[test]
+    fn new_pairs_start_anew_and_old_labels_are_forgotten() {
+        let (mut batch, logp) = batch(2, 3);
+        let mut power = PowerDl { gamma: 0.5, ..PowerDl::default() }.build().unwrap();
+        let label = |p: &dyn Objective, batch: &Batch| run(p, batch, &logp).0.metrics.get("label").unwrap();
+        label(power.as_ref(), &batch);
+        power.commit(&batch, &Metrics::new()).unwrap();
+        assert!(label(power.as_ref(), &batch) < 1.0);
+        power.observe(&Outcome::Renewed { first_pair: 10 });
+        assert_eq!(power.save(), Some(serde_json::json!({ "labels": [] })));
+        batch.pair.iter_mut().flatten().for_each(|pair| *pair += 10);
+        assert_eq!(label(power.as_ref(), &batch), 1.0);
     }
 }
