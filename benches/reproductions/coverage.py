@@ -8,11 +8,13 @@ rightly labelled. The true reward is the accuracy of sampled answers to held-out
 kind that was trained on, 0.1 times the change of log-odds since the start for every method. Learning rates stay constant.
 """
 
+import functools
+
 import pairs as pool_of
 from noise import CONFIG, DPO, POWER_DL, POWER_DL_SUM, text
 from reproduction import Panel, arguments, figure, interval, rows, sweep, table
 
-PAIRS, EPOCHS, EVERY = 304, 12, 38
+PAIRS, EPOCHS, EVERY = 240, 12, 36
 BASE = {"train.offline.epochs": EPOCHS, "train.offline.batch_size": 16, "eval.every": EVERY, "eval.problems": 400, "optim.schedule": "constant"}
 KINDS = ("whole", "alike")
 METHODS = {"dpo": DPO, "power-dl": POWER_DL, "power-dl-sum": POWER_DL_SUM}
@@ -32,21 +34,21 @@ def manners(run):
 
 def main():
     program, folder = arguments()
-    found = pool_of.pool(program, folder.parent / "noise" / "pool")
+    pool = functools.cache(lambda: pool_of.pool(program, folder.parent / "noise" / "pool"))
     every = {}
     for kind in KINDS:
         held_out = folder / f"held-out-{kind}.jsonl"
         if not held_out.exists():
             is_alike = kind == "alike"
-            everything = len(pool_of.mixed(found["held-out"], is_alike))
-            pool_of.write(held_out, pool_of.labelled(pool_of.drawn(found["held-out"], everything, 0, is_alike), 0.0))
+            everything = len(pool_of.mixed(pool()["held-out"], is_alike))
+            pool_of.write(held_out, pool_of.labelled(pool_of.drawn(pool()["held-out"], everything, 0, is_alike), 0.0))
         for method, settings in METHODS.items():
 
             def of(seed, kind=kind, settings=settings, held_out=held_out):
                 path = folder / "data" / f"{kind}-{seed}.jsonl"
                 path.parent.mkdir(exist_ok=True)
                 if not path.exists():
-                    pool_of.write(path, pool_of.labelled(pool_of.drawn(found["train"], PAIRS, 100 + seed, kind == "alike"), 0.0))
+                    pool_of.write(path, pool_of.labelled(pool_of.drawn(pool()["train"], PAIRS, 100 + seed, kind == "alike"), 0.0))
                 return {**BASE, **settings, "data.train": path, "data.validation": held_out}
 
             every[f"{method}-{kind}"] = (CONFIG, of)

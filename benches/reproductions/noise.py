@@ -8,6 +8,7 @@ and `power-sum`, whose labels stay (gamma = 0); `adpo`, which is told the rate o
 majority, `adpo-five` their share as a soft label. Learning rates and eta were chosen on another seed, on clean labels.
 """
 
+import functools
 import json
 import math
 import sys
@@ -17,8 +18,8 @@ from reproduction import Panel, arguments, figure, interval, mean, sweep, table
 
 CONFIG = "benches/reproductions/preference.toml"
 RATES = (0.0, 0.2, 0.4)
-PAIRS, EPOCHS, EVERY = 400, 6, 50
-BASE = {"train.offline.epochs": EPOCHS, "train.offline.batch_size": 16, "eval.every": EVERY, "eval.problems": 400}
+PAIRS, EPOCHS = 272, 6
+BASE = {"train.offline.epochs": EPOCHS, "train.offline.batch_size": 16, "eval.problems": 400}
 BETA = 0.1
 DPO = {"model.reference": "{}", "objective.dpo.beta": BETA, "optim.learning_rate": 3e-5}
 ADPO = {"model.reference": "{}", "objective.adpo": "{ anchor = 'reference', tau = 10.0 }", "optim.learning_rate": 3e-5}
@@ -43,14 +44,14 @@ def methods(rate):
     return arms
 
 
-def arm(folder, side, held_out, settings, rate, how, label):
+def arm(folder, pool, held_out, settings, rate, how, label):
     """Config and settings of an arm as a function of the seed; the seed's pairs are written."""
 
     def of(seed):
         path = folder / "data" / f"{how}-{label}-{rate}-{seed}.jsonl"
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
-            pool_of.write(path, pool_of.labelled(pool_of.drawn(side, PAIRS, 100 + seed), rate, how, label))
+            pool_of.write(path, pool_of.labelled(pool_of.drawn(pool()["train"], PAIRS, 100 + seed), rate, how, label))
         return {**BASE, **settings, "data.train": path, "data.validation": held_out}
 
     return CONFIG, of
@@ -106,17 +107,17 @@ def ranking(run, rate, beta):
 
 def main():
     program, folder = arguments()
-    found = pool_of.pool(program, folder / "pool")
-    side = found["train"]
+    pool = functools.cache(lambda: pool_of.pool(program, folder / "pool"))
     held_out = folder / "held-out-pairs.jsonl"
     if not held_out.exists():
-        pool_of.write(held_out, pool_of.labelled(pool_of.drawn(found["held-out"], len(pool_of.mixed(found["held-out"])), 0), 0.0))
+        side = pool()["held-out"]
+        pool_of.write(held_out, pool_of.labelled(pool_of.drawn(side, len(pool_of.mixed(side)), 0), 0.0))
     every = {}
     for rate in RATES:
         for name, settings in methods(rate).items():
-            every[f"{name}-{tag(rate)}"] = arm(folder, side, held_out, settings[0], rate, *settings[1:])
+            every[f"{name}-{tag(rate)}"] = arm(folder, pool, held_out, settings[0], rate, *settings[1:])
     for beta in BETAS[1:]:
-        every[f"dpo-20-beta-{beta:g}"] = arm(folder, side, held_out, {**DPO, "objective.dpo.beta": beta}, 0.2, "one", None)
+        every[f"dpo-20-beta-{beta:g}"] = arm(folder, pool, held_out, {**DPO, "objective.dpo.beta": beta}, 0.2, "one", None)
     runs = sweep(program, folder, every, keep=True)
     report(folder, runs)
 
@@ -124,7 +125,6 @@ def main():
 def report(folder, runs):
     figures = {
         "held-out accuracy": lambda run: pool_of.accuracy(run)[-1][1],
-        "best of the run": lambda run: max(value for _, value in pool_of.accuracy(run)),
         "ranking accuracy": final("ranking_accuracy"),
         "a token": final("ranking_accuracy_normalised"),
         "reward accuracy": final("reward_accuracy"),
@@ -136,8 +136,11 @@ def report(folder, runs):
     for rate in RATES:
         end = "-" + tag(rate)
         of = {name: run for name, run in runs.items() if name.endswith(end) and "beta" not in name}
-        against = ["dpo" + end] + [x + end for x in ("power-sum", "dpo-five") if x + end in of]
-        print(f"\n{rate:.0%} wrong labels\n\n" + table(of, figures, against))
+        pick = lambda *arms: {arm + end: of[arm + end] for arm in arms if arm + end in of}
+        print(f"\n{rate:.0%} wrong labels\n\n" + table(pick("dpo", "power-dl", "power-dl-sum", "power-sum", "adpo"), figures, "dpo" + end))
+        print("\nlabels that move\n\n" + table(pick("power-sum", "power-dl-sum"), figures, "power-sum" + end))
+        if rate:
+            print("\nfive raters\n\n" + table(pick("dpo-five", "adpo-five"), figures, "dpo-five" + end))
 
     # a. and c. Accuracy and ranking by the rate of errors.
     for name, arms in (("noise", ["dpo", "power-dl", "power-dl-sum", "power-sum"]), ("adpo_noise", ["dpo", "adpo", "dpo-five", "adpo-five"])):
@@ -149,16 +152,6 @@ def report(folder, runs):
                 panel.line(method, [(rate, *interval([value(run) for run in of.values()])) for rate, of in at])
             panels.append(panel)
         figure(name, panels)
-
-    # The way there.
-    panels = []
-    for rate in RATES:
-        panel = Panel(f"{rate:.0%} wrong labels", "step", "held-out accuracy")
-        for method in ("dpo", "power-dl", "power-dl-sum"):
-            curves = [pool_of.accuracy(run) for run in runs[f"{method}-{tag(rate)}"].values()]
-            panel.line(method, [(points[0][0], *interval([value for _, value in points])) for points in zip(*curves)])
-        panels.append(panel)
-    figure("noise_curves", panels, width=260)
 
     # d. Labels.
     panels = []
