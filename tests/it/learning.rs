@@ -129,7 +129,7 @@ fn micro_batches_change_nothing_in_a_whole_update() {
         ("sft", json!(null)),
         ("real", json!({})),
         ("real", json!({"loss": "bce"})),
-        ("real", json!({"loss": "product", "keep_pure_groups": true})),
+        ("real", json!({"loss": "product"})),
         ("real", json!({"entropy_coef": 0.01})),
         ("adpo", json!({"tau": 2.0, "beta_anchor_kl": 0.1})),
     ];
