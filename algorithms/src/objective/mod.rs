@@ -122,8 +122,9 @@ pub trait Objective: State + Send {
     /// If not, the loss of a batch is the sum of the losses of its micro-batches.
     fn couples_rows(&self) -> bool;
 
-    /// Whether a row's gradient depends on the other rows of its group, and on no more: then a
-    /// micro-batch never holds a part of a group. So it is with pairs, each of which is a group.
+    /// Whether a row's gradient depends on the other rows of its group, and on no more: then the loss of a batch is
+    /// the sum over groups, and a group that does not fit into a micro-batch is scored whole first. So it is with
+    /// pairs, each of which is a group and is never cut.
     fn couples_group(&self) -> bool {
         matches!(self.rows(), Rows::Pairs { .. } | Rows::PassFail)
     }
