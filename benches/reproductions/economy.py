@@ -2,7 +2,8 @@
 
 python3 benches/reproductions/economy.py PROGRAM FOLDER
 
-The teacher is the checkpoint after 100 steps of GRPO (seed 100). `-4` is four updates a rollout batch, two passes of two mini-batches. Steps are rollout
+The teacher is the checkpoint after 100 steps of GRPO (seed 100). `-4` is four updates a rollout batch, two passes of two mini-batches, `-4-slow` the same at a
+quarter of the learning rate. Steps are rollout
 batches of 16 x 8; what counts is the accuracy of rollouts after a number of optimiser steps, and of rollout batches.
 """
 
@@ -11,6 +12,7 @@ from reproduction import Panel, arguments, band, benchmark, figure, mean, series
 QUICKSTART, ADPO, DISTILL = (f"{f}.toml" for f in ("configs/quickstart", "benches/reproductions/adpo", "benches/reproductions/distill"))
 BASE = {"run.steps": 40, "prompts.shuffle.per_step": 16, "data.validation": 400, "eval.samples": 2, "optim.schedule": "constant"}
 FOUR = {"train.online.epochs": 2, "train.online.minibatches": 2}
+SLOW = {"optim.learning_rate": 5e-5}
 BAR = 0.75
 
 
@@ -35,6 +37,7 @@ def main():
         "distill-1": (DISTILL, {**BASE, **distil}),
         "distill-4": (DISTILL, {**BASE, **distil, **FOUR}),
     }
+    arms |= {f"{arm}-slow": (arms[arm][0], {**arms[arm][1], **SLOW}) for arm in ("grpo-4", "adpo-4", "distill-4")}
     runs = sweep(program, folder, arms)
     print(f"teacher: {benchmark(teacher)['accuracy']:.3f} held out")
     figures = {
@@ -44,7 +47,8 @@ def main():
         "accuracy of rollouts, last 10": lambda run: mean(series(run, "reward/accuracy")[-10:]),
         "entropy, last 10": lambda run: mean(series(run, "rollout/entropy")[-10:]),
     }
-    print(table(runs, figures, ["grpo-1", "grpo-4"]))
+    for base in ("grpo-1", "grpo-4", "grpo-4-slow"):
+        print("\n" + table({arm: of for arm, of in runs.items() if arm.split("-", 1)[1] == base.split("-", 1)[1]}, figures, base))
     updates = Panel("accuracy of rollouts by optimiser steps", "optimiser steps", "share right")
     batches = Panel("by rollout batches", "rollout batches of 128", "share right")
     for arm, of in runs.items():

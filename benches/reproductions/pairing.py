@@ -2,40 +2,29 @@
 
 python3 benches/reproductions/pairing.py PROGRAM FOLDER
 
-The start is the quickstart after 30 steps of GRPO (seed 100), which solves short sums nearly always and those of 10 and more terms, that it never
-was trained on, seldom. A probe measures 300 sums of 2 to 12 terms with 32 rollouts. `pair-N` trains on N prompts, half from the hard band (1 to 4 right of 32) and half from the easy one
-(28 to 31), `variance-N` on the N whose rates are nearest to 1/2; seed s takes the s-th block of each ranking. Both are plain GRPO, which is what
+The start is the thinking checkpoint of thinker.py, which solves sums of 2 terms nearly always and those of 8 to 10 seldom. A probe measures 400 sums of
+2 to 10 terms with 32 rollouts. `pair-N` trains on N prompts, half from the hard band (1 to 4 right of 32) and half from the easy one (28 to
+31), `variance-N` on the N whose rates are nearest to 1/2; seed s takes the s-th block of each ranking. Both are plain GRPO, which is what
 `signed_group` amounts to. `pairing` is the program's own [prompts.pairing] over the whole pool, `dynamic` the refusal of groups without
-variance over the same pool. All have 8 x 16 rollouts a step (2 x 64 for N = 2). The weights of single
+variance over the same pool. Tested on 4 to 8 terms. All have 8 x 16 rollouts a step (2 x 64 for N = 2). The weights of single
 rollouts and what lambda_neg does: pairing_weights.py.
 """
 
 import json
-import random
 
-from reproduction import SEEDS, Panel, arguments, benchmark, command, figure, flags, interval, mean, results, series, sweep, table, train
-from thinker import problem, write
+from reproduction import SEEDS, Panel, arguments, benchmark, command, figure, flags, interval, mean, results, series, sweep, table
+from thinker import checkpoint, problems, write
 
 PAIRING, VARIANCE = "benches/reproductions/pairing.toml", "benches/reproductions/variance.toml"
 
 
-def pools(folder):
-    for name, held_out, count in (("pool", False, 300), ("test", True, 300)):
-        rng, seen, items = random.Random(11), set(), []
-        while len(items) < count:
-            prompt = "+".join(map(str, operands := problem(rng, held_out, (2 if name == "pool" else 5, 12)))) + "="
-            if prompt not in seen:
-                seen.add(prompt)
-                items.append({"id": f"{name}:{len(items)}", "prompt": prompt, "answer": str(sum(operands))})
-        write(folder / f"{name}.jsonl", items)
-
-
 def main():
     program, folder = arguments()
-    if not (folder / "test.jsonl").exists():
-        pools(folder)
-    before = train(program, folder, "start", "configs/quickstart.toml", {"run.steps": 30, "run.seed": 100, "data.validation": 300}) / "checkpoints" / "30"
-    data = {"model.path": before, "data.train": folder / "pool.jsonl", "data.validation": folder / "test.jsonl"}
+    data = {
+        "model.path": checkpoint(program, folder.parent / "thinker"),
+        "data.train": problems(folder / "pool.jsonl", False, 400, (2, 10)),
+        "data.validation": problems(folder / "test.jsonl", True, 300, (4, 8)),
+    }
     rates = command(program, "probe", VARIANCE, *flags(data), "--rollouts", 32, "--output", folder / "rates.jsonl", output=folder / "rates.jsonl")
     items = {item["id"]: item for item in map(json.loads, open(folder / "pool.jsonl"))}
     known = [(r["k"], r["id"]) for r in map(json.loads, open(rates)) if "outcomes" in r]
@@ -66,11 +55,12 @@ def main():
     figures = {
         "held-out accuracy": lambda run: benchmark(run)["accuracy"],
         "prompts trained on": used,
-        "gain a prompt": lambda run: (benchmark(run)["accuracy"] - results(run, base=True)["accuracy"]["value"]) / used(run),
+        "gain, points a prompt": lambda run: 100 * (benchmark(run)["accuracy"] - results(run, base=True)["accuracy"]["value"]) / used(run),
         "accuracy of rollouts, last 10": lambda run: mean(series(run, "reward/accuracy")[-10:]),
         "entropy, last 10": lambda run: mean(series(run, "rollout/entropy")[-10:]),
     }
-    print("\n" + table(runs, figures, ["variance-2", "variance-8", "dynamic"]))
+    for arm, against in (("pair-2", "variance-2"), ("pair-8", "variance-8"), ("pairing", "dynamic")):
+        print("\n" + table({name: runs[name] for name in (arm, against)}, figures, against))
     bars = Panel("held-out accuracy after 30 steps", "", "share right")
     bars.ticks = list(enumerate(runs))
     for at, (arm, of) in enumerate(runs.items()):

@@ -2,25 +2,23 @@
 
 python3 benches/reproductions/soft_grpo.py PROGRAM FOLDER
 
-Both from the thinking checkpoint of thinker.py, with top-k 5 and top-p 0.95, two updates a rollout batch, dual clip 3 and a KL of 0.001, tested as
+Both from the thinking checkpoint of thinker.py, trained on sums of 4 to 7 terms, tested on 6 and 7, with top-k 5 and top-p 0.95, two updates a rollout batch, dual clip 3 and a KL of 0.001, tested as
 they were trained; tau 0.1 as in the spec, and 0.5, where steps are mixtures. `grpo` is tested by soft thinking too.
 """
 
 from reproduction import Panel, arguments, band, figure, mean, pass_curve, passing, results, series, smooth, sweep, table
-from thinker import checkpoint
+from thinker import checkpoint, problems
 
 SOFT, DISCRETE = "benches/reproductions/thinker-soft.toml", "benches/reproductions/thinker.toml"
 
 
 def main():
     program, folder = arguments()
-    data = folder.parent / "thinker"
     base = {
-        "model.path": checkpoint(program, data),
+        "model.path": checkpoint(program, folder.parent / "thinker"),
         "model.reference": "{}",
-        "data.train": data / "train.jsonl",
-        "data.validation": data / "test.jsonl",
-        "run.steps": 40,
+        "data.train": problems(folder / "train.jsonl", False, 4000, (4, 7)),
+        "data.validation": problems(folder / "test.jsonl", True, 400, (6, 7)),
         "train.online.minibatches": 2,
         "eval.problems": 100,
         "eval.samples": 32,

@@ -3,6 +3,7 @@
 A demonstration of 9+5+7= is `9+5=14;14+7=21#21`: steps, the mark `#` that ends thinking, the answer. Each step is written out (`14+7=21`) or
 not (`21`), so that a problem has many lengths. In half of the demonstrations the prompt tells a length, `25:9+5+7=`, that is right
 within a factor of about 1.25: enough to know what is meant, not to keep to it. Problems of 2 to 7 terms; held out by the sorted operands.
+The checkpoint is right in 80 to 100 % of its samples for 2 terms, in a third for 6, in a tenth for 8, in few or none for 10.
 """
 
 import hashlib
@@ -50,14 +51,19 @@ def data(folder):
         prompt = f"{told}:{ask(operands)}" if rng.random() < 0.5 else ask(operands)
         demos.append({"id": f"demo:{number}", "prompt": prompt, "completion": text, "answer": str(sum(operands))})
     write(folder / "demonstrations.jsonl", demos)
-    for name, held_out, count in (("train", False, 4000), ("test", True, 400)):
-        seen, items = set(), []
-        while len(items) < count:
-            prompt = ask(operands := problem(rng, held_out, (4, 7)))
-            if prompt not in seen:
-                seen.add(prompt)
-                items.append({"id": f"{name}:{len(items)}", "prompt": prompt, "answer": str(sum(operands))})
-        write(folder / f"{name}.jsonl", items)
+    problems(folder / "test.jsonl", True, 400, (4, 7))
+
+
+def problems(path, held_out, count, terms):
+    """Writes distinct sums of so many terms, of the training or of the held-out side, unless they are there; returns the path."""
+    rng, found = random.Random(11), {}
+    while not path.exists() and len(found) < count:
+        operands = problem(rng, held_out, terms)
+        found["+".join(map(str, operands)) + "="] = sum(operands)
+    if found:
+        items = enumerate(found.items())
+        write(path, [{"id": f"{path.stem}:{at}", "prompt": prompt, "answer": str(answer)} for at, (prompt, answer) in items])
+    return path
 
 
 def untrained(folder):
