@@ -20,6 +20,7 @@ phase() {
 }
 
 phase formatting cargo fmt --all --check
-phase lints cargo clippy --workspace --all-targets -- -D warnings
-phase tests cargo test --workspace
+# With `gguf`, for its tests compare the decoder with candle-transformers.
+phase lints cargo clippy --workspace --all-targets --features gguf -- -D warnings
+phase tests cargo test --workspace --features gguf
 phase documentation env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps

@@ -35,6 +35,7 @@ fn check(config: &Config) -> Result<()> {
     inputs.notes.iter().for_each(|line| super::note(line));
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", config.to_toml().trim_end())?;
+    let config = &inputs.graded(config);
     let (step, run) = match config.kind() {
         Kind::Online(online) => online_arithmetic(config, &online),
         Kind::Offline(offline) => offline_arithmetic(config, &offline, &inputs),

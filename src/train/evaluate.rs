@@ -23,7 +23,7 @@ use crate::eval::{self, Answered, Exam, Sitting, Training};
 use crate::hub::Hub;
 
 /// The benchmark on which the best checkpoint is chosen, where a run has it.
-const VALIDATION: &str = "validation";
+pub(super) const VALIDATION: &str = "validation";
 
 /// The length that prompts of a test tell, where the last training step tells `last`.
 fn told(eval: &EvalConfig, last: Option<usize>) -> Option<usize> {

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use anyhow::Result;
 use candlewick_rewards::{Rewards, RewardsConfig};
 
+use super::evaluate::VALIDATION;
 use super::examples::Examples;
 use super::{check_model, lengths, offline, probe};
 use crate::config::{Config, Kind, Online, Refusal};
 use crate::data::render::Renderer;
 use crate::data::source::Source;
 use crate::data::{self, DataConfig, Dataset, Example, Split, Validation};
+use crate::eval::OPEN;
 use crate::hub::{Hub, HubError, Weights};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::lora;
@@ -45,6 +47,8 @@ pub struct Inputs {
     pub reward_models: Vec<(&'static str, DecoderSpec)>,
     /// What a person should know of the data.
     pub notes: Vec<String>,
+    /// Whether the held-out rows can be graded, so that `validation` is a benchmark.
+    has_answers: bool,
 }
 
 impl Inputs {
@@ -79,6 +83,10 @@ impl Inputs {
             dataset.check_problems().map_err(|error| refused("data.train", error))?;
             notes.extend(drop_unanswered(dataset, rewards)?);
         }
+        let has_answers = has_answers(config, reach)?;
+        if !has_answers {
+            notes.push("no held-out row has an answer to grade by: `validation` is left out of the benchmarks".into());
+        }
         let renderer = renderer(config, &spec, &folder)?;
         let lengths = match (&dataset, &renderer) {
             (Some(dataset), Some(renderer)) => {
@@ -88,7 +96,14 @@ impl Inputs {
             }
             _ => Lengths::assumed(config),
         };
-        Ok(Self { spec, reference, dataset, lengths, reward_models, notes })
+        Ok(Self { spec, reference, dataset, lengths, reward_models, notes, has_answers })
+    }
+
+    /// The config with those of its benchmarks that can be graded.
+    pub fn graded(&self, config: &Config) -> Config {
+        let mut graded = config.clone();
+        graded.eval.benchmarks.retain(|name| self.has_answers || name != VALIDATION);
+        graded
     }
 }
 
@@ -206,6 +221,34 @@ fn read(config: &Config, reach: Reach) -> Result<Option<Dataset>> {
         let is_split = data.validation.is_some() && data::load(&whole, &hub, Split::Train).is_ok();
         refused(if is_split { "data.validation" } else { "data.train" }, error)
     })
+}
+
+/// Whether the benchmark `validation` can be graded, if there is one: given examples, such as pairs, may come without answers.
+///
+/// Errors: answers for some held-out rows only, or for none where rollouts are graded.
+fn has_answers(config: &Config, reach: Reach) -> Result<bool> {
+    let own = match &config.data.validation {
+        Some(Validation::Source(name)) => Some(name),
+        _ => None,
+    };
+    let is_remote = |name: &String| Source::parse(name).is_ok_and(|source| source.is_remote());
+    let is_unread =
+        reach == Reach::ThisMachine && [config.data.train.as_ref(), own].into_iter().flatten().any(is_remote);
+    if is_unread || !config.eval.benchmarks.iter().any(|name| name == VALIDATION) {
+        return Ok(true);
+    }
+    let held_out = data::load(&config.data, &Hub::from_env(), Split::Validation);
+    let problems =
+        held_out.and_then(|held_out| held_out.problems()).map_err(|error| refused("data.validation", error))?;
+    let Some(bare) = problems.iter().find(|problem| problem.answer.is_none()) else { return Ok(true) };
+    if matches!(config.kind(), Kind::Offline(_)) && problems.iter().all(|problem| problem.answer.is_none()) {
+        return Ok(false);
+    }
+    let message = format!(
+        "held-out row `{}` has no answer to grade by: take `{VALIDATION}` out, or ask as `{OPEN}{VALIDATION}` what a judge is to compare",
+        bare.id
+    );
+    Err(Refusal::key("eval.benchmarks", message).into())
 }
 
 /// Takes out problems whose every completion would fail to be scored; the line that says how many.

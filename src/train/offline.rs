@@ -37,6 +37,7 @@ pub fn run(config: &Config, offline: &Offline, resume: bool) -> Result<()> {
     let needs = objective.needs();
     let inputs = Inputs::gather(config, Reach::Hub)?;
     inputs.notes.iter().for_each(|line| say(line));
+    let config = &inputs.graded(config);
     let kept = if resume { checkpoint::newest(&folder)? } else { None };
     let mut regeneration = Regeneration::prepare(config, offline, &folder, kept.as_ref().map(|(_, state)| state))?;
     let dataset = inputs.dataset.context("the training data were not read")?;

@@ -227,3 +227,37 @@ fn optimiser_options_run_and_are_recorded() {
     assert!(output.status.success() && text.contains("schedule = \"table\""), "{text}");
     assert!(text.contains("table = [") && text.trim_end().ends_with("0.0000]"), "{text}");
 }
+
+/// Pairs without answers, as real ones are: their ranking is measured and `validation` is no benchmark, which is said;
+/// answers for some of them only are refused before the model is loaded.
+#[test]
+fn held_out_pairs_without_answers_are_ranked_and_not_graded() {
+    let run = Run::new();
+    let file = run.folder("pairs.jsonl");
+    let pair = |i: usize| {
+        format!("{{\"prompt\": \"{}+{}=\", \"chosen\": \"{}\", \"rejected\": \"0\"", i % 9 + 1, i / 9 + 1, i)
+    };
+    let write = |answered: usize| {
+        let end = |i: usize| if i < answered { ", \"answer\": \"1\"}\n" } else { "}\n" };
+        std::fs::write(&file, (1..60).map(|i| pair(i) + end(i)).collect::<String>()).unwrap();
+    };
+    write(0);
+    let train = format!("data.train={}", file.display());
+    let sets = [&train, "data.validation=12", "data.conversational=false", "run.steps=2"];
+    let said = run.train("dpo", "bare", &sets);
+    assert!(said.contains("no held-out row has an answer to grade by: `validation` is left out"), "{said}");
+    assert!(run.preference("bare")["after"]["ranking_accuracy"].is_number());
+    let summary = std::fs::read_to_string(run.folder("bare/report/summary.json")).unwrap();
+    assert!(!summary.contains("\"validation\""), "{summary}");
+
+    write(40);
+    let output = run.command("dpo", "mixed", &sets).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("benchmarks = [\"validation\"]")
+            && error.contains("has no answer to grade by: take `validation` out"),
+        "{error}"
+    );
+    assert!(!run.folder("mixed/metrics.jsonl").exists());
+}
