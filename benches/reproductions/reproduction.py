@@ -194,7 +194,7 @@ def smooth(points, width=5):
     return out
 
 
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"]
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#882255", "#8a8d0f"]
 
 
 class Panel:
