@@ -3,8 +3,7 @@
 python3 benches/reproductions/economy.py PROGRAM FOLDER
 
 The teacher is the checkpoint after 100 steps of GRPO (seed 100). `-4` is four updates a rollout batch, two passes of two mini-batches, `-4-slow` the same at a
-quarter of the learning rate. Steps are rollout
-batches of 16 x 8; what counts is the accuracy of rollouts after a number of optimiser steps, and of rollout batches.
+quarter of the learning rate. Steps are rollout batches of 16 x 8; what counts is the accuracy of rollouts after a number of optimiser steps, and of rollout batches.
 """
 
 from reproduction import Panel, arguments, band, benchmark, figure, mean, series, smooth, sweep, table, train

@@ -2,7 +2,8 @@
 
 python3 benches/reproductions/resrl.py PROGRAM FOLDER
 
-Answers have 26 tokens at most, which is too few for most of the manner that is most often right. `nsr` is `min_weight = 1` with positives weighted 0.1, `grpo` both at 1, `shuffled` deals ResRL's weights to a prompt's wrong tokens at random.
+Answers have 26 tokens at most, which is too few for most of the manner that is most often right.
+`nsr` is `min_weight = 1` with positives weighted 0.1, `grpo` both at 1, `shuffled` deals ResRL's weights to a prompt's wrong tokens at random.
 """
 
 from reproduction import Panel, arguments, band, figure, mean, pass_curve, passing, series, smooth, sweep, table
